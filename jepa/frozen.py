@@ -1,0 +1,111 @@
+"""The frozen encoder: what probes and planners are given. It never learns again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from jepa.shapes import Grid
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """Pixels to what an encoder was trained on: (x - mean) / std per channel, on the device.
+
+    uint8 images are first divided by 255; float images are expected in [0, 1].
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"need one mean and one positive std per channel; got {mean}, {std}")
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
+        self.register_buffer("scale", torch.tensor(self.std)[:, None, None], persistent=False)
+
+    def forward(
+        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B C H W"]:
+        pixels = images if images.is_floating_point() else images.float() / 255
+        return (pixels - self.shift) / self.scale
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder with its own pixel normalisation, without gradients, always in eval mode.
+
+    Args:
+        encoder: a VisionTransformer, or anything with its `forward`, `layers`, `layer_names`,
+            `grid`, `dim`, `channels` and `patch_size`.
+        mean, std: per channel, of pixels in [0, 1].
+        name: where it came from, for tables and reports.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        name: str = "encoder",
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False)
+        self.normalize = Normalize(mean, std)
+        self.name = name
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width D of the latents."""
+        return self.encoder.dim
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that it takes."""
+        return self.encoder.channels
+
+    @property
+    def patch_size(self) -> int:
+        """Patch side in pixels; image sides must be multiples of it."""
+        return self.encoder.patch_size
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names that `layers` accepts, input to output."""
+        return self.encoder.layer_names
+
+    def grid(self, images: Tensor) -> Grid:
+        """(h, w) in patches."""
+        return self.encoder.grid(images)
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Always in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B N D"]:
+        """Latents of all patches; images uint8, or float in [0, 1]."""
+        return self.encoder(self.normalize(images))
+
+    @torch.no_grad()
+    def layers(
+        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"], names: Sequence[str]
+    ) -> dict[str, Float[Tensor, "B N D"]]:
+        """Latents of all patches after each named layer."""
+        return self.encoder.layers(self.normalize(images), names)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over weights and normalisation: equal only for equal features."""
+        digest = hashlib.sha256(repr((self.normalize.mean, self.normalize.std)).encode())
+        for key, value in sorted(self.encoder.state_dict().items()):
+            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]

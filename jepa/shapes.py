@@ -1,0 +1,31 @@
+"""The vocabulary of shapes, used on every public signature.
+
+B batch, C channels, T frames, H W pixels, h w patches per column and row, N tokens, D width,
+K kept tokens, M target blocks, Nc / Nt tokens of a context / of one target block, A action size.
+Tests switch the checks on (jaxtyping with beartype); at run time they cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+Images: TypeAlias = Float[Tensor, "B C H W"]
+Tokens: TypeAlias = Float[Tensor, "B N D"]
+TokenIndex: TypeAlias = Int64[Tensor, "B K"]
+Grid: TypeAlias = tuple[int, int]  # (h, w), in patches; token index = row * w + column
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which tokens the encoder sees and which the predictor must foresee.
+
+    context [B, Nc] and targets [B, M, Nt] are raster token indices; every row has the same
+    number of tokens, so nothing is padded.
+    """
+
+    context: Int64[Tensor, "B Nc"]
+    targets: Int64[Tensor, "B M Nt"]

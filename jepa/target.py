@@ -1,0 +1,46 @@
+"""The target encoder: a slow copy of the encoder that provides what is to be predicted."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa.shapes import Images
+
+
+@torch.no_grad()
+def ema_update(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+    """slow <- momentum * slow + (1 - momentum) * fast, in one fused call; buffers are copied."""
+    pairs = list(zip(slow.parameters(), fast.parameters(), strict=True))
+    torch._foreach_lerp_([s for s, _ in pairs], [f for _, f in pairs], 1.0 - momentum)
+    for old, new in zip(slow.buffers(), fast.buffers(), strict=True):
+        old.copy_(new)
+
+
+class EMATarget(nn.Module):
+    """Exponential moving average of an encoder, without gradients.
+
+    Its latents are layer-normalised without affine parameters (Assran et al. 2023; Bardes et
+    al. 2024), so that the predictor cannot gain by shrinking them.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> EMATarget:
+        """Always in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Images) -> Float[Tensor, "B N D"]:
+        tokens = self.encoder(images)
+        return F.layer_norm(tokens.float(), tokens.shape[-1:])
+
+    def update(self, encoder: nn.Module, momentum: float) -> None:
+        """Move towards `encoder`; call once after every optimiser step."""
+        ema_update(self.encoder, encoder, momentum)
