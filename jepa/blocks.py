@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LAYER_NORM = partial(nn.LayerNorm, eps=1e-6)
+LAYER_NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 def attend(
-    q: Float[Tensor, "B heads N d"], k: Float[Tensor, "B heads N d"], v: Float[Tensor, "B heads N d"]
+    q: Float[Tensor, "B heads N d"],
+    k: Float[Tensor, "B heads N d"],
+    v: Float[Tensor, "B heads N d"],
 ) -> Float[Tensor, "B heads N d"]:
     """softmax(q k^T / sqrt(d)) v.
 
@@ -71,6 +74,5 @@ def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
             nn.init.trunc_normal_(part.weight, std=0.02)
             nn.init.zeros_(part.bias)
     for layer, block in enumerate(blocks, start=1):
-        assert isinstance(block, Block)
-        block.attn.proj.weight.data.div_(math.sqrt(2.0 * layer))
-        block.mlp.fc2.weight.data.div_(math.sqrt(2.0 * layer))
+        for branch in ("attn.proj", "mlp.fc2"):
+            block.get_submodule(branch).get_parameter("weight").data.div_(math.sqrt(2.0 * layer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
 from jepa.patches import PatchEmbed, grid_of, take
 from jepa.positions import sincos_2d
 from jepa.shapes import Grid, Images
+
 
 class VisionTransformer(nn.Module):
     """ViT encoder of I-JEPA (Assran et al. 2023, arXiv:2301.08243).
@@ -42,8 +44,10 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if image_size % patch_size:
-            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")
-        self.config = dict(
+            raise ValueError(
+                f"image_size {image_size} is not a multiple of patch_size {patch_size}"
+            )
+        self.config: dict[str, Any] = dict(
             image_size=image_size,
             patch_size=patch_size,
             channels=channels,

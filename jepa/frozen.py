@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,6 +21,9 @@ class Normalize(nn.Module):
 
     uint8 images are first divided by 255; float images are expected in [0, 1].
     """
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -55,7 +59,7 @@ class FrozenEncoder(nn.Module):
         name: str = "encoder",
     ) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(False)
+        self.encoder: Any = encoder.requires_grad_(False)
         self.normalize = Normalize(mean, std)
         self.name = name
         self.eval()

@@ -73,7 +73,9 @@ class MultiBlockMasks:
         for name in ("target_scale", "target_aspect", "context_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"{name} must be (low, high) with 0 < low <= high; got {(low, high)}")
+                raise ValueError(
+                    f"{name} must be (low, high) with 0 < low <= high; got {(low, high)}"
+                )
         if self.target_scale[1] >= self.context_scale[0] or self.context_scale[1] > 1:
             raise ValueError(
                 "a target block must be smaller than the context block, and that at most 1; got "

@@ -46,8 +46,6 @@ class JEPA(nn.Module):
     def forward(self, images: Images, masks: Masks) -> JEPAOutput:
         target = take(self.target(images), masks.targets)
         context = self.encoder(images, masks.context)
-        predicted = self.predictor(
-            context, masks.context, masks.targets, self.encoder.grid(images)
-        )
+        predicted = self.predictor(context, masks.context, masks.targets, self.encoder.grid(images))
         loss = F.smooth_l1_loss(predicted.float(), target)
         return JEPAOutput({"prediction": loss}, context, predicted, target)

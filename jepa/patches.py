@@ -12,10 +12,10 @@ def grid_of(images: Tensor, patch_size: int) -> Grid:
     """(h, w) in patches of images [B, C, H, W]; refuses sizes that the patch does not divide."""
     height, width = images.shape[-2:]
     if height % patch_size or width % patch_size:
+        fits = [max(1, side // patch_size) * patch_size for side in (height, width)]
         raise ValueError(
             f"image height and width must be multiples of the patch size {patch_size}; "
-            f"got {height}x{width}: resize or crop to "
-            f"{max(1, height // patch_size) * patch_size}x{max(1, width // patch_size) * patch_size}"
+            f"got {height}x{width}: resize or crop to {fits[0]}x{fits[1]}"
         )
     return height // patch_size, width // patch_size
 

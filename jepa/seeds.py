@@ -17,8 +17,6 @@ def derive(seed: int, *name: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def generator(
-    seed: int, *name: str | int, device: torch.device | str = "cpu"
-) -> torch.Generator:
+def generator(seed: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh torch generator on `device`, seeded by `derive(seed, *name)`."""
     return torch.Generator(device=device).manual_seed(derive(seed, *name))

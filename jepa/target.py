@@ -16,7 +16,9 @@ from jepa.shapes import Images
 def ema_update(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
     """slow <- momentum * slow + (1 - momentum) * fast, in one fused call; buffers are copied."""
     pairs = list(zip(slow.parameters(), fast.parameters(), strict=True))
-    torch._foreach_lerp_([s for s, _ in pairs], [f for _, f in pairs], 1.0 - momentum)
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+        [s for s, _ in pairs], [f for _, f in pairs], 1.0 - momentum
+    )
     for old, new in zip(slow.buffers(), fast.buffers(), strict=True):
         old.copy_(new)
 

@@ -1,0 +1,89 @@
+"""Any timm model as an encoder of patch tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepa.shapes import Grid, Images
+
+
+class TimmEncoder(nn.Module):
+    """The tokens of a timm model: patch tokens of a ViT, or the last feature map of a network.
+
+    Class and register tokens are dropped. Layers are `blocks.<i>`, one per level that timm's
+    `forward_intermediates` knows, and `norm`, the output of `forward_features`.
+
+    Args:
+        name: timm model name, e.g. `vit_small_patch14_dinov2.lvd142m`.
+        pretrained: fetch the published weights (needs a network or timm's cache).
+
+    Raises:
+        ValueError: unknown name, or its weights could not be had.
+    """
+
+    def __init__(self, name: str, *, pretrained: bool = True) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"num_classes": 0}
+        if name.startswith(("vit_", "deit", "eva", "beit")):
+            options["dynamic_img_size"] = True
+        try:
+            self.model: Any = timm.create_model(name, pretrained=pretrained, **options)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"cannot make the timm model {name!r} (pretrained={pretrained}): {error}. "
+                "Names: timm.list_models(); without weights: pretrained=False"
+            ) from error
+        self.config = {"name": name}
+        self.dim: int = self.model.num_features
+        self.channels: int = self.model.pretrained_cfg["input_size"][0]
+        self.levels = len(self.model.feature_info)
+        self.patch_size: int = self.model.feature_info[-1]["reduction"]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of the pixels that the weights were trained on."""
+        return tuple(self.model.pretrained_cfg["mean"])
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, of the pixels that the weights were trained on."""
+        return tuple(self.model.pretrained_cfg["std"])
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Names that `layers` accepts."""
+        return (*(f"blocks.{i}" for i in range(self.levels)), "norm")
+
+    def grid(self, images: Tensor) -> Grid:
+        """(h, w) of the tokens of images [..., H, W]."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def forward(self, images: Images) -> Float[Tensor, "B N D"]:
+        """Tokens in raster order."""
+        features = self.model.forward_features(images)
+        if features.ndim == 3:
+            return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            return features.flatten(1, 2)
+        return features.flatten(2).transpose(1, 2)
+
+    def layers(self, images: Images, names: Sequence[str]) -> dict[str, Tensor]:
+        """Tokens [B, N, D] after each named layer; N and D differ between levels of a pyramid."""
+        unknown = sorted(set(names) - set(self.layer_names))
+        if unknown:
+            raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
+        wanted = [n for n in names if n != "norm"]
+        found: dict[str, Tensor] = {}
+        if wanted:
+            maps = self.model.forward_intermediates(
+                images, indices=[int(n.split(".")[1]) for n in wanted], intermediates_only=True
+            )
+            found = {n: m.flatten(2).transpose(1, 2) for n, m in zip(wanted, maps, strict=True)}
+        if "norm" in names:
+            found["norm"] = self.forward(images)
+        return found
