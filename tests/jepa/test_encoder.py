@@ -1,0 +1,223 @@
+"""Encoder, predictor and target against plain computations."""
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jepa.blocks import attend
+from jepa.checkpoint import load_frozen_encoder, save_encoder
+from jepa.encoder import VisionTransformer, vit_base, vit_huge, vit_large, vit_small, vit_tiny
+from jepa.frozen import FrozenEncoder
+from jepa.model import JEPA
+from jepa.patches import PatchEmbed, take
+from jepa.positions import sincos_2d
+from jepa.predictor import Predictor
+from jepa.shapes import Masks
+from jepa.target import EMATarget, ema_update
+
+
+def small(**changes):
+    sizes = dict(image_size=32, patch_size=8, channels=3, dim=32, depth=3, heads=2)
+    return VisionTransformer(**{**sizes, **changes})
+
+
+def test_patch_embedding_is_the_convolution():
+    embed = PatchEmbed(patch_size=4, channels=3, dim=16).double()
+    images = torch.randn(2, 3, 12, 20, dtype=torch.float64)
+    weight = embed.proj.weight.unflatten(1, (3, 4, 4))
+    conv = F.conv2d(images, weight, embed.proj.bias, stride=4).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(embed(images), conv)
+
+
+def test_positions_follow_the_formula_one_by_one():
+    table = sincos_2d(16, (3, 5), (3, 5))
+    for row in range(3):
+        for column in range(5):
+            expected = [
+                function(place / 10000 ** (i / 4))
+                for place in (column, row)
+                for function in (math.sin, math.cos)
+                for i in range(4)
+            ]
+            torch.testing.assert_close(table[row * 5 + column], torch.tensor(expected))
+
+
+def test_positions_of_a_finer_grid_cover_the_same_picture():
+    fine, native = sincos_2d(32, (28, 14), (14, 14)), sincos_2d(32, (14, 14), (14, 14))
+    middle = sincos_2d(32, (42, 14), (14, 14)).reshape(42, 14, 32)[1::3]
+    torch.testing.assert_close(middle, native.reshape(14, 14, 32))
+    assert fine.shape == (28 * 14, 32)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 32), (24, 40), (8, 8)], ids=str)
+def test_any_size_that_the_patch_divides(size):
+    encoder = small()
+    images = torch.randn(2, 3, *size)
+    assert encoder(images).shape == (2, size[0] * size[1] // 64, 32)
+
+
+def test_other_sizes_and_channels_are_refused_with_the_nearest_that_fit():
+    with pytest.raises(ValueError, match="resize or crop to 32x40"):
+        small()(torch.randn(1, 3, 33, 45))
+    with pytest.raises(ValueError, match="expected 3 channels"):
+        small()(torch.randn(1, 1, 32, 32))
+
+
+def test_kept_tokens_see_only_each_other():
+    encoder, images = small(), torch.randn(2, 3, 32, 32)
+    keep = torch.tensor([[0, 3, 7], [1, 2, 15]])
+    before = encoder(images, keep)
+    hidden = torch.ones(2, 16, dtype=torch.bool).scatter(1, keep, False)
+    noise = hidden.reshape(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    torch.testing.assert_close(encoder(images + 100 * noise, keep), before)
+    everything = torch.arange(16).expand(2, -1)
+    torch.testing.assert_close(encoder(images, everything), encoder(images))
+
+
+def test_named_layers_end_in_the_output_and_unknown_ones_are_refused():
+    encoder, images = small(), torch.randn(1, 3, 32, 32)
+    layers = encoder.layers(images, encoder.layer_names)
+    torch.testing.assert_close(layers["norm"], encoder(images))
+    torch.testing.assert_close(encoder.norm(layers["blocks.2"]), layers["norm"])
+    with pytest.raises(ValueError, match=r"blocks\.9"):
+        encoder.layers(images, ["blocks.9"])
+
+
+def test_attention_is_softmax_of_products():
+    q, k, v = torch.randn(3, 2, 4, 9, 8, dtype=torch.float64).unbind(0)
+    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_the_same_network_as_timm():
+    """An independent implementation, loaded with our weights, gives the same latents."""
+    ours = small(dim=48, heads=3)
+    theirs = timm.models.VisionTransformer(
+        img_size=32,
+        patch_size=8,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        class_token=False,
+        global_pool="",
+        num_classes=0,
+        qkv_bias=True,
+        norm_layer=lambda d, **where: nn.LayerNorm(d, eps=1e-6, **where),
+    )
+    weights = ours.state_dict()
+    weights["patch_embed.proj.weight"] = weights["patch_embed.proj.weight"].unflatten(1, (3, 8, 8))
+    weights["pos_embed"] = sincos_2d(48, (4, 4), (4, 4))[None]
+    theirs.load_state_dict(weights, strict=True)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs.eval()(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("build", "millions"),
+    [(vit_tiny, 5.5), (vit_small, 21.6), (vit_base, 85.6), (vit_large, 303.1), (vit_huge, 630.4)],
+)
+def test_sizes_have_the_published_parameter_counts(build, millions):
+    with torch.device("meta"):
+        encoder = build()
+    assert sum(p.numel() for p in encoder.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_residual_branches_are_scaled_by_depth_after_the_draw():
+    torch.manual_seed(0)
+    encoder = small(dim=128, heads=2, depth=8)
+    for layer, block in enumerate(encoder.blocks, start=1):
+        assert block.mlp.fc2.weight.std().item() == pytest.approx(
+            0.02 / math.sqrt(2 * layer), rel=0.05
+        )
+
+
+def test_predictor_treats_each_target_block_alone_and_reads_positions():
+    torch.manual_seed(0)
+    predictor = Predictor(encoder_dim=32, native_grid=(4, 4), dim=24, depth=2, heads=2)
+    context, where = torch.randn(2, 5, 32), torch.randperm(16)[:5].expand(2, -1)
+    targets = torch.randint(0, 16, (2, 3, 4))
+    together = predictor(context, where, targets, (4, 4))
+    for block in range(3):
+        alone = predictor(context, where, targets[:, block : block + 1], (4, 4))
+        torch.testing.assert_close(together[:, block : block + 1], alone)
+    shuffled = torch.tensor([3, 0, 4, 1, 2])
+    again = predictor(context[:, shuffled], where[:, shuffled], targets, (4, 4))
+    torch.testing.assert_close(together, again, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together, predictor(context, (where + 1) % 16, targets, (4, 4)))
+
+
+def test_take_is_indexing():
+    tokens, index = torch.randn(3, 7, 5), torch.randint(0, 7, (3, 2, 4))
+    expected = torch.stack([tokens[b][index[b]] for b in range(3)])
+    assert torch.equal(take(tokens, index), expected)
+
+
+def test_target_follows_as_a_weighted_mean_in_float64_and_copies_buffers():
+    torch.manual_seed(0)
+    slow, fast = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+    nn.init.normal_(slow.weight)
+    nn.init.normal_(fast.weight)
+    fast.running_mean.fill_(3.0)
+    fast.num_batches_tracked.fill_(7)
+    expected = 0.9 * slow.weight.double() + 0.1 * fast.weight.double()
+    ema_update(slow, fast, 0.9)
+    torch.testing.assert_close(slow.weight.double(), expected, atol=1e-7, rtol=1e-6)
+    assert slow.running_mean.eq(3).all()
+    assert slow.num_batches_tracked == 7
+    assert slow.num_batches_tracked.dtype == torch.int64
+
+
+def test_gradients_reach_encoder_and_predictor_but_not_the_target():
+    encoder = small()
+    predictor = Predictor(encoder_dim=32, native_grid=(4, 4), dim=24, depth=1, heads=2)
+    model = JEPA(encoder=encoder, predictor=predictor)
+    masks = Masks(torch.tensor([[0, 1, 2]]), torch.tensor([[[5, 6], [9, 10]]]))
+    model(torch.randn(1, 3, 32, 32), masks).losses["prediction"].backward()
+    assert all(p.grad is not None for p in (*encoder.parameters(), *predictor.parameters()))
+    assert all(p.grad is None and not p.requires_grad for p in model.target.parameters())
+    assert not model.train().target.training
+
+
+def test_target_latents_are_layer_normalised_without_affine():
+    target = EMATarget(small())(torch.randn(2, 3, 32, 32)).double()
+    assert target.mean(dim=-1).abs().max() < 1e-5
+    torch.testing.assert_close(
+        target.var(dim=-1, correction=0), torch.ones(2, 16).double(), atol=1e-3, rtol=0
+    )
+
+
+def test_an_encoder_survives_the_disk(tmp_path):
+    frozen = FrozenEncoder(small(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), name="mine")
+    path = save_encoder(tmp_path / "encoder.safetensors", frozen)
+    for again in (load_frozen_encoder(path), load_frozen_encoder(tmp_path)):
+        images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        assert torch.equal(again(images), frozen(images))
+        assert again.fingerprint() == frozen.fingerprint()
+        assert again.name == "mine"
+    other = FrozenEncoder(small(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    assert other.fingerprint() != frozen.fingerprint()
+
+
+def test_a_missing_or_foreign_encoder_is_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has the pretraining ended"):
+        load_frozen_encoder(tmp_path)
+    with pytest.raises(ValueError, match="timm"):
+        load_frozen_encoder("vit_of_nobody")
+    (tmp_path / "encoder.safetensors").write_bytes(b"not a safetensors file at all")
+    with pytest.raises(ValueError, match="damaged"):
+        load_frozen_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "resnet10t", "swin_tiny_patch4_window7_224"]
+)
+def test_timm_models_give_tokens_by_layer(name):
+    encoder = load_frozen_encoder(name, pretrained=False)
+    images = torch.rand(1, 3, 224, 224)
+    layers = encoder.layers(images, encoder.layer_names)
+    h, w = encoder.grid(images)
+    assert layers["norm"].shape == encoder(images).shape == (1, h * w, encoder.dim)
+    assert set(layers) == set(encoder.layer_names)
