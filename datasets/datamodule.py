@@ -1,0 +1,194 @@
+"""Image loaders: DataLoaders over exactly resumable batches, and their LightningDataModule."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from .images import ImageSet, InMemoryImages, Split, open_images
+from .loaders import EvaluationBatches, ImageBatch, TrainBatches
+from .reading import UnreadableTally, scan
+
+
+def batch_loader(batches: Dataset, steps: Iterable[int], workers: int) -> DataLoader:
+    """batches[step] for each step, in order, made by `workers` processes (0: by this one)."""
+    options: dict[str, Any] = {}
+    if workers:
+        options["prefetch_factor"] = 4
+    return DataLoader(
+        batches,
+        sampler=steps,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or the workers' base seed comes from the global one
+        **options,
+    )
+
+
+class TrainLoader:
+    """Batches from `start()` on, without end and without length; counts unreadable images.
+
+    Not a DataLoader, so that Lightning leaves the order alone on many devices, and `start` is
+    asked at every new iteration, so that an epoch goes on where the last one stopped.
+    """
+
+    def __init__(
+        self,
+        batches: TrainBatches,
+        *,
+        start: Callable[[], int] = lambda: 0,
+        workers: int = 0,
+        max_unreadable: float = 0.1,
+    ) -> None:
+        self.batches, self.start, self.workers = batches, start, workers
+        self.unreadable = UnreadableTally(len(batches.images), max_unreadable)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for batch in batch_loader(self.batches, itertools.count(self.start()), self.workers):
+            self.unreadable.add(batch.unreadable)
+            yield batch
+
+
+class EvaluationLoader:
+    """All batches of a split once, in order; counts the unreadable images."""
+
+    def __init__(
+        self, batches: EvaluationBatches, *, workers: int = 0, max_unreadable: float = 0.1
+    ) -> None:
+        self.batches, self.workers = batches, workers
+        self.unreadable = UnreadableTally(len(batches.rows), max_unreadable)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for batch in batch_loader(self.batches, range(len(self.batches)), self.workers):
+            self.unreadable.add(batch.unreadable)
+            yield batch
+
+
+class ImageDataModule(LightningDataModule):
+    """Images of one source for pretraining and for evaluation.
+
+    Args:
+        source: see `open_images`.
+        image_size: side in pixels; None: the images' own, where they share one.
+        channels: 1 or 3; None: the images' own.
+        batch_size: samples per step and process.
+        seed: of the order and of the augmentations.
+        crop_scale: share of the image's area in a random crop; None: no random crop.
+        flip: mirror every second training image, at random.
+        workers: processes that read; None: none for images in memory, else one per processor
+            up to 8.
+        max_unreadable: largest accepted share of unreadable images.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str = "photographs",
+        image_size: int | None = None,
+        channels: int | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        crop_scale: tuple[float, float] | None = (0.3, 1.0),
+        flip: bool = False,
+        workers: int | None = None,
+        max_unreadable: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.crop_scale, self.flip, self.max_unreadable = crop_scale, flip, max_unreadable
+        self._image_size, self._channels, self._workers = image_size, channels, workers
+        self._sets: dict[Split, ImageSet] = {}
+
+    def images(self, split: Split) -> ImageSet:
+        """The set of a split, opened and checked for unreadable images once."""
+        if split not in self._sets:
+            options = {} if self._image_size is None else {"image_size": self._image_size}
+            opened = open_images(self.source, split, **options)
+            scan(opened, self.max_unreadable, seed=self.seed)
+            self._sets[split] = opened
+        return self._sets[split]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in a batch, in pixels."""
+        if self._image_size is not None:
+            return self._image_size
+        size = self.images("train").size
+        if size is None or size[0] != size[1]:
+            given = "differ in size" if size is None else f"are {size[0]}x{size[1]}"
+            raise ValueError(f"the images of {self.source} {given}: give image_size, e.g. 224")
+        return size[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images in a batch."""
+        return self.images("train").channels if self._channels is None else self._channels
+
+    @property
+    def workers(self) -> int:
+        """Processes that read images."""
+        if self._workers is not None:
+            return self._workers
+        in_memory = isinstance(self.images("train"), InMemoryImages)
+        return 0 if in_memory else min(8, os.cpu_count() or 1)
+
+    def prepare_data(self) -> None:
+        """Download, if the source does: once per machine."""
+        self.images("train")
+
+    def setup(self, stage: str) -> None:
+        """Open the images: wrong sources and unreadable sets fail before the first step."""
+        self.images("train")
+
+    def train_loader(
+        self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
+    ) -> TrainLoader:
+        """Training batches of one process, from step `start()` on; see `TrainBatches`."""
+        batches = TrainBatches(
+            self.images("train"),
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            channels=self.channels,
+            seed=self.seed,
+            crop_scale=self.crop_scale,
+            flip=self.flip,
+            rank=rank,
+            world_size=world_size,
+        )
+        return TrainLoader(
+            batches, start=start, workers=self.workers, max_unreadable=self.max_unreadable
+        )
+
+    def train_dataloader(self) -> TrainLoader:
+        """The loader that goes on at the trainer's step: nothing is kept in a checkpoint."""
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError("train_dataloader needs a trainer; without one use train_loader")
+        return self.train_loader(
+            start=lambda: trainer.global_step * trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def evaluation_loader(
+        self, split: Split, *, limit: int | None = None, batch_size: int = 256
+    ) -> EvaluationLoader:
+        """A split in order, without augmentation; `limit` images evenly spaced over it."""
+        batches = EvaluationBatches(
+            self.images(split),
+            batch_size=batch_size,
+            image_size=self.image_size,
+            channels=self.channels,
+            limit=limit,
+        )
+        return EvaluationLoader(batches, workers=self.workers, max_unreadable=self.max_unreadable)
