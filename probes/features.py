@@ -1,0 +1,275 @@
+"""Feature tables: a frozen encoder over a data set, once, kept on disk for every probe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from rich.progress import track
+from torch import Tensor
+
+import jepa
+from jepa.frozen import FrozenEncoder
+from jepa.seeds import derive
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Encoder(Protocol):
+    """What a table is made from: a FrozenEncoder, or RawPixels."""
+
+    name: str
+
+    @property
+    def layer_names(self) -> tuple[str, ...]: ...
+
+    def layers(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features [n, D] by pooling, labels [n], and the manifest: whose features, of what.
+
+    From a folder the arrays are memory-mapped, read-only.
+    """
+
+    features: dict[str, Float32[np.ndarray, "n _"]]
+    labels: Int64[np.ndarray, "n"]
+    manifest: dict
+
+
+class RawPixels:
+    """The baseline encoder that does nothing: one layer of one token, the pixels over 255."""
+
+    name = "raw_pixels"
+    layer_names = ("norm",)
+
+    def layers(
+        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"], names: Sequence[str]
+    ) -> dict[str, Float[Tensor, "B 1 D"]]:
+        """The image as one long token under each name."""
+        pixels = images if images.is_floating_point() else images.float() / 255
+        return {name: pixels.flatten(1)[:, None] for name in names}
+
+    def fingerprint(self) -> str:
+        """There is only one."""
+        return self.name
+
+
+def random_encoder(like: FrozenEncoder, seed: int = 0) -> FrozenEncoder:
+    """The baseline that never learnt: the same architecture and normalisation, fresh weights.
+
+    The weights are drawn from the named seed; the global generator is left as it was.
+
+    Raises:
+        ValueError: if the encoder does not tell its constructor's arguments as `config`.
+    """
+    config = getattr(like.encoder, "config", None)
+    if not isinstance(config, dict):
+        raise ValueError(
+            f"cannot rebuild a {type(like.encoder).__name__}: it has no `config`; build it "
+            "without weights and give FrozenEncoder(encoder, mean=..., std=...) instead"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "random_encoder"))
+        fresh = type(like.encoder)(**config)
+    fresh.to(_device(like))
+    mean, std = like.normalize.mean, like.normalize.std
+    return FrozenEncoder(fresh, mean=mean, std=std, name="random_encoder")
+
+
+def poolings_of(encoder: Encoder) -> dict[str, tuple[str, ...]]:
+    """Name of each pooling that the encoder has -> the layers it concatenates.
+
+    `last`: the final layer; `last4`: the last four blocks before the final norm, or all of a
+    shallower encoder's. Each layer is averaged over its tokens first.
+    """
+    *blocks, final = encoder.layer_names
+    return {"last": (final,)} | ({"last4": tuple(blocks[-4:])} if blocks else {})
+
+
+@torch.no_grad()
+def pooled(
+    encoder: Encoder,
+    batches: Iterable,
+    poolings: Sequence[str],
+    precision: Precision = "float32",
+) -> Iterator[tuple[dict[str, Float32[np.ndarray, "B _"]], Int64[np.ndarray, "B"]]]:
+    """Features by pooling, and labels, batch by batch, in one pass.
+
+    Args:
+        batches: anything whose first two items are images [B, C, H, W] and labels [B].
+        precision: bfloat16 runs the encoder under autocast; features are float32 all the same.
+
+    Raises:
+        ValueError: for a pooling that the encoder does not have, and for features that are not
+            finite.
+    """
+    known = poolings_of(encoder)
+    unknown = [name for name in poolings if name not in known]
+    if unknown:
+        raise ValueError(f"no pooling {unknown} of {encoder.name}; it has {list(known)}")
+    wanted = {name: known[name] for name in poolings}
+    layers = sorted({layer for names in wanted.values() for layer in names})
+    device = _device(encoder)
+    for batch in batches:
+        half = precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            tokens = encoder.layers(batch[0].to(device), layers)
+        means = {name: t.float().mean(dim=1).cpu() for name, t in tokens.items()}
+        rows = {name: torch.cat([means[n] for n in names], 1) for name, names in wanted.items()}
+        for name, values in rows.items():
+            if not values.isfinite().all():
+                raise ValueError(f"{encoder.name}: features `{name}` are not finite")
+        yield {name: r.numpy() for name, r in rows.items()}, torch.as_tensor(batch[1]).cpu().numpy()
+
+
+def extract(
+    encoder: Encoder,
+    loader: Iterable,
+    poolings: Sequence[str] = ("last", "last4"),
+    *,
+    cache: Path | None = None,
+    data: str | None = None,
+    precision: Precision = "float32",
+    progress: bool = False,
+) -> FeatureTable:
+    """The features of every image of the loader, in its order.
+
+    Args:
+        loader: batches of (images uint8, labels, ...); in a fixed order, without augmentation.
+        poolings: of `poolings_of(encoder)`.
+        cache: the folder that holds tables; None: this one stays in memory. A table is written
+            aside and renamed when complete, and found again by encoder, data, poolings and
+            precision.
+        data: fingerprint of the data set; needed with `cache`, which must know what it holds.
+        precision: of the encoder's arithmetic.
+        progress: a progress bar with the time left.
+    """
+    manifest = {
+        "format": 1,
+        "encoder": encoder.fingerprint(),
+        "data": data,
+        "poolings": list(poolings),
+        "precision": precision,
+    }
+    text = f"features of {encoder.name}"
+    batches = pooled(encoder, track(loader, text, disable=not progress), poolings, precision)
+    if cache is None:
+        rows, labels = zip(*batches, strict=True)
+        features = {name: np.concatenate([r[name] for r in rows]) for name in poolings}
+        return FeatureTable(features, np.concatenate(labels), manifest)
+    if not data:
+        raise ValueError("a cached table is keyed by its data: give data=<fingerprint> too")
+    key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:24]
+    folder = Path(cache) / key
+    if (found := _read(folder, manifest)) is not None:
+        log.info("features of %s: reusing %s", encoder.name, folder)
+        return found
+    _write(folder, batches, manifest | {"name": encoder.name, "versions": _versions()})
+    table = _read(folder, manifest)
+    if table is None:
+        raise OSError(f"{folder} was written but cannot be read back; is the disk failing?")
+    return table
+
+
+def _write(folder: Path, batches: Iterable, manifest: dict) -> None:
+    """Stream the batches to a folder beside `folder`, then rename it into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
+    try:
+        with ExitStack() as files:
+            columns: dict[str, _Column] = {}
+            for rows, labels in batches:
+                for name, block in (rows | {"labels": labels.astype(np.int64)}).items():
+                    if name not in columns:
+                        columns[name] = files.enter_context(_Column(aside / f"{name}.npy", block))
+                    columns[name].append(block)
+            if not columns:
+                raise ValueError("the loader gave no batch")
+            count = columns["labels"].count
+        (aside / "manifest.json").write_text(json.dumps(manifest | {"count": count}, indent=1))
+        if folder.exists():  # it could not be read, or another process was faster
+            shutil.rmtree(folder)
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+class _Column:
+    """An .npy file that grows by rows; numpy reserves the header's room for their number."""
+
+    def __init__(self, path: Path, like: np.ndarray) -> None:
+        self.file, self.like, self.count = path.open("wb"), like, 0
+        self._header()
+
+    def __enter__(self) -> _Column:
+        return self
+
+    def append(self, rows: np.ndarray) -> None:
+        rows.tofile(self.file)
+        self.count += len(rows)
+
+    def __exit__(self, *_) -> None:
+        with self.file:
+            self.file.seek(0)
+            self._header()
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+    def _header(self) -> None:
+        shape = (self.count, *self.like.shape[1:])
+        head = {"descr": self.like.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, head)
+
+
+def _read(folder: Path, expected: dict) -> FeatureTable | None:
+    """The table in `folder`; None if there is none, or none that is whole."""
+    if not (folder / "manifest.json").is_file():
+        return None
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        columns = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r")
+            for name in (*expected["poolings"], "labels")
+        }
+        whole = all(len(column) == manifest["count"] for column in columns.values())
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("the table %s is damaged (%s); it is made again", folder, error)
+        return None
+    if not whole or any(manifest.get(key) != value for key, value in expected.items()):
+        log.warning("the table %s does not match its manifest; it is made again", folder)
+        return None
+    labels = np.asarray(columns.pop("labels"))
+    return FeatureTable(columns, labels, manifest)
+
+
+def _device(encoder: Encoder) -> torch.device:
+    weights = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
+    return next((w.device for w in weights), torch.device("cpu"))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "jepa": jepa.__version__,
+    }

@@ -1,0 +1,67 @@
+"""How sure is a number? 95 % confidence intervals for accuracies and for other statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Num
+
+from jepa.seeds import derive
+
+
+class Interval(NamedTuple):
+    """A measured value between its confidence limits; `_asdict()` is what results are saved as."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Score interval of a proportion (Wilson 1927): right for few trials and near 0 and 1.
+
+    Raises:
+        ValueError: unless 0 <= successes <= trials, trials > 0 and 0 < confidence < 1.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"expected 0 <= successes <= trials > 0; got {successes} of {trials}")
+    z = NormalDist().inv_cdf(0.5 + _checked(confidence) / 2)
+    p = successes / trials
+    centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z / (1 + z**2 / trials) * np.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
+    return Interval(
+        p, min(p, max(0.0, float(centre - half))), max(p, min(1.0, float(centre + half)))
+    )
+
+
+def bootstrap(
+    rows: Num[np.ndarray, "n ..."],
+    statistic: Callable[[np.ndarray], float],
+    *,
+    seed: int,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`.
+
+    Args:
+        rows: independent observations; those that belong together (a prediction and its label)
+            share a row and are drawn together, with replacement.
+        statistic: rows to one number.
+    """
+    if len(rows) == 0:
+        raise ValueError("no rows to resample")
+    tail = 100 * (1 - _checked(confidence)) / 2
+    random = np.random.default_rng(derive(seed, "bootstrap"))
+    drawn = [statistic(rows[random.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return Interval(float(statistic(rows)), float(low), float(high))
+
+
+def _checked(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is a probability such as 0.95; got {confidence}")
+    return confidence

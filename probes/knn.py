@@ -1,0 +1,139 @@
+"""k nearest neighbours: no training at all, so nothing but the features is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import faiss
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import gen_batches
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+_TIE = 10  # decimals to which similarities are compared: rounding noise must not order twins
+_BLOCK = 4_000_000  # numbers in one block of float64 work
+
+
+class KNNProbe(ClassifierMixin, BaseEstimator):
+    """Weighted k-nearest-neighbour classifier on cosine similarity.
+
+    The protocol of Wu et al. 2018 (arXiv:1805.01978), section 3.4, used since by DINO and
+    others: a neighbour of similarity s votes for its class with weight exp(s / temperature).
+
+    Args:
+        k: neighbours; all rows of the bank if it has fewer. The literature takes 20 (DINO) or
+            200 (Wu et al.), the latter for a bank of a million images.
+        temperature: of the weights.
+
+    Attributes:
+        classes_: sorted labels, the columns of `predict_proba`.
+        bank_, codes_: rows [n, D] and the class number [n] of each.
+    """
+
+    def __init__(self, k: int = 20, temperature: float = 0.07) -> None:
+        self.k = k
+        self.temperature = temperature
+
+    def fit(self, X, y) -> KNNProbe:
+        """Remember the bank: X [n, D], y [n]."""
+        if self.k < 1 or self.temperature <= 0:
+            raise ValueError(
+                f"expected k >= 1 and temperature > 0; got {self.k}, {self.temperature}"
+            )
+        rows, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        check_classification_targets(y)
+        self.classes_, self.codes_ = np.unique(y, return_inverse=True)
+        self.bank_ = np.asarray(rows)
+        return self
+
+    def predict_proba(self, X) -> Float64[np.ndarray, "q c"]:
+        """The share of the votes that each class gets."""
+        check_is_fitted(self)
+        X = np.asarray(validate_data(self, X, dtype=[np.float32, np.float64], reset=False))
+        similarity, index = nearest(X, self.bank_, min(self.k, len(self.bank_)))
+        weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / self.temperature)
+        votes = np.zeros((len(X), len(self.classes_)))
+        np.add.at(votes, (np.arange(len(X))[:, None], self.codes_[index]), weights)
+        return votes / votes.sum(axis=1, keepdims=True)
+
+    def predict(self, X) -> np.ndarray:
+        """The class with most votes; of equals, the first in `classes_`."""
+        winner = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[winner]
+
+
+def nearest(
+    queries: Float[np.ndarray, "q d"], bank: Float[np.ndarray, "n d"], k: int
+) -> tuple[Float64[np.ndarray, "q k"], Int64[np.ndarray, "q k"]]:
+    """Cosine similarity and bank row of the k nearest, nearest first; equals in bank order.
+
+    The result is that of float64 arithmetic: faiss proposes twice as many candidates in
+    float32, they are ranked again in float64, and where float32 rounding could have hidden a
+    better row (or equals reach beyond the candidates), the whole bank is ranked in float64.
+    A row of zeros has similarity 0 to everything.
+    """
+    count = min(len(bank), 2 * k + 8)
+    with _faiss_threads(torch.get_num_threads()):
+        rough, candidates = faiss.knn(
+            _unit32(queries), _unit32(bank), count, metric=faiss.METRIC_INNER_PRODUCT
+        )
+    similarity = np.empty((len(queries), k))
+    index = np.empty((len(queries), k), dtype=np.int64)
+    for rows in gen_batches(len(queries), max(1, _BLOCK // (count * bank.shape[1]))):
+        near = candidates[rows]
+        exact = np.einsum("qd,qcd->qc", _unit(queries[rows]), _unit(bank[near]))
+        order = np.lexsort((near, -exact.round(_TIE)), axis=-1)[:, :k]
+        similarity[rows] = np.take_along_axis(exact, order, axis=1)
+        index[rows] = np.take_along_axis(near, order, axis=1)
+    if count < len(bank):
+        doubt = (bank.shape[1] + 4) * 2.0**-24 + 10.0**-_TIE  # error bound of a float32 product
+        unsure = np.flatnonzero(similarity[:, -1] <= rough[:, -1] + doubt)
+        if len(unsure):
+            similarity[unsure], index[unsure] = _exhaustive(queries[unsure], bank, k)
+    return similarity, index
+
+
+def _exhaustive(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """`nearest` in float64 over the whole bank."""
+    similarity = np.empty((len(queries), k))
+    index = np.empty((len(queries), k), dtype=np.int64)
+    for rows in gen_batches(len(queries), max(1, _BLOCK // len(bank))):
+        exact = np.empty((rows.stop - rows.start, len(bank)))
+        for part in gen_batches(len(bank), max(1, _BLOCK // bank.shape[1])):
+            exact[:, part] = _unit(queries[rows]) @ _unit(bank[part]).T
+        for row, s in enumerate(exact, start=rows.start):
+            key = s.round(_TIE)
+            near = np.flatnonzero(key >= np.partition(key, -k)[-k])
+            index[row] = near[np.argsort(-key[near], kind="stable")[:k]]
+            similarity[row] = s[index[row]]
+    return similarity, index
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Rows over their length, in float64; zeros stay zeros."""
+    rows = rows.astype(np.float64)
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return rows / np.where(length == 0, 1, length)
+
+
+def _unit32(rows: np.ndarray) -> Float32[np.ndarray, "n d"]:
+    """`_unit` rounded to float32, without a float64 copy of everything."""
+    unit = np.empty(rows.shape, dtype=np.float32)
+    for part in gen_batches(len(rows), max(1, _BLOCK // rows.shape[1])):
+        unit[part] = _unit(rows[part])
+    return unit
+
+
+@contextmanager
+def _faiss_threads(count: int) -> Iterator[None]:
+    """faiss brings an OpenMP of its own: let it use as many threads as torch does, then restore."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

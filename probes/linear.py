@@ -1,0 +1,239 @@
+"""The linear probe: multinomial logistic regression, fitted to its optimum."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
+
+class LinearProbe(ClassifierMixin, BaseEstimator):
+    """Multinomial logistic regression with an L2 penalty, on standardised features.
+
+    Minimises sum_i cross_entropy_i + |W|^2 / (2 C), W on features of mean 0 and variance 1, the
+    intercept free: the optimum of scikit-learn's `StandardScaler` and `LogisticRegression(C)`
+    (two classes share one weight vector, as there). L-BFGS runs in coordinates in which the
+    Hessian at the start is about the identity, so that correlated features cost fewer
+    iterations; the two large products are in the precision of X, everything else in float64.
+
+    C, unless given, is chosen on training data only. A stratified fifth is held out; the grid is
+    fitted on the rest, from the strongest penalty to the weakest, each starting at the last
+    optimum, until two in a row are worse than the best so far; the C with the best held-out
+    accuracy (the smallest of equals) is refitted on everything. With more than `selection_size`
+    rows the grid uses a stratified draw of that many. Where nothing can be held out (classes of
+    fewer than five rows), C is 1.
+
+    Args:
+        C: inverse strength of the penalty, as in scikit-learn; None: chosen.
+        grid: the candidates.
+        selection_size: rows used for choosing.
+        tol: converged when no entry of the gradient of the mean loss exceeds it, in those
+            coordinates.
+        max_iter: iterations of one fit; a ConvergenceWarning tells when they did not do.
+        random_state: of the split (and draw), as in scikit-learn.
+
+    Attributes:
+        coef_, intercept_: [c, D] and [c] for features as given, not standardised; c = 1 for two
+            classes.
+        C_: the inverse strength used.
+        held_out_: {C: held-out accuracy} of the candidates tried; empty if C was given.
+        n_iter_: iterations of the final fit.
+        classes_: sorted labels.
+    """
+
+    def __init__(
+        self,
+        C: float | None = None,
+        *,
+        grid: Sequence[float] = STRENGTHS,
+        selection_size: int = 20_000,
+        tol: float = 1e-4,
+        max_iter: int = 1000,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.C = C
+        self.grid = grid
+        self.selection_size = selection_size
+        self.tol = tol
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X, y) -> LinearProbe:
+        """X [n, D], y [n] of at least two classes."""
+        rows, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
+        X = np.asarray(rows)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"a classifier needs at least 2 classes; got 1 class: {self.classes_}")
+        for strength in self.grid if self.C is None else (self.C,):
+            if not 0 < strength < np.inf:
+                raise ValueError(f"expected 0 < C < inf; got C={strength}")
+        self.held_out_ = {} if self.C is not None else self._try_grid(X, codes)
+        best = max(self.held_out_.values(), default=0.0)
+        self.C_ = self.C or min((c for c, a in self.held_out_.items() if a == best), default=1.0)
+        problem = _Problem(X, codes, len(self.classes_))
+        start = torch.zeros(problem.shape, dtype=torch.float64)
+        theta, self.n_iter_ = problem.solve(start, self.C_, self.tol, self.max_iter)
+        self.coef_, self.intercept_ = (part.numpy() for part in problem.unstandardised(theta))
+        return self
+
+    def _try_grid(self, X: np.ndarray, codes: np.ndarray) -> dict[float, float]:
+        """Held-out accuracy for every C of the grid."""
+        fitted, held_out = split(codes, self.selection_size, self.random_state)
+        if len(held_out) == 0:
+            log.warning("too few rows in every class to hold some out: C = 1 is used")
+            return {}
+        problem = _Problem(X[fitted], codes[fitted], len(self.classes_))
+        theta = torch.zeros(problem.shape, dtype=torch.float64)
+        accuracy = {}
+        for c in sorted(self.grid):
+            theta, _ = problem.solve(theta, c, self.tol, self.max_iter)
+            weights, intercept = (part.numpy() for part in problem.unstandardised(theta))
+            guessed = _all_columns(X[held_out] @ weights.T + intercept).argmax(dim=1).numpy()
+            accuracy[float(c)] = float((guessed == codes[held_out]).mean())
+            if max(list(accuracy.values())[-2:]) < max(accuracy.values()):
+                break
+        return accuracy
+
+    def decision_function(self, X) -> Float64[np.ndarray, "n"] | Float64[np.ndarray, "n c"]:
+        """Logits [n, c]; for two classes that of the second, [n]."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
+        logits = X @ self.coef_.T + self.intercept_
+        return logits[:, 0] if logits.shape[1] == 1 else logits
+
+    def predict_proba(self, X) -> Float64[np.ndarray, "n c"]:
+        """Probability of each class."""
+        return _all_columns(self.decision_function(X)).softmax(dim=1).numpy()
+
+    def predict(self, X) -> np.ndarray:
+        """The most probable class."""
+        winner = _all_columns(self.decision_function(X)).argmax(dim=1).numpy()
+        return self.classes_[winner]
+
+
+def split(
+    codes: Int64[np.ndarray, "n"], most: int, random_state: int | np.random.RandomState | None
+) -> tuple[Int64[np.ndarray, "fitted"], Int64[np.ndarray, "held"]]:
+    """Stratified rows to fit on and to hold out: of each class four fifths and one fifth.
+
+    At most about `most` rows in total, the classes in their proportions; a class of fewer than
+    five rows holds none out.
+    """
+    random = check_random_state(random_state)
+    share = min(1.0, most / len(codes))
+    fitted, held_out = [], []
+    for code in np.unique(codes):
+        rows = random.permutation(np.flatnonzero(codes == code))
+        rows = rows[: max(2, round(share * len(rows)))]
+        fitted.append(rows[len(rows) // 5 :])
+        held_out.append(rows[: len(rows) // 5])
+    return np.sort(np.concatenate(fitted)), np.sort(np.concatenate(held_out))
+
+
+def _all_columns(logits: np.ndarray | Tensor) -> Tensor:
+    """Logits [n, classes]: where one column speaks for two classes, the first one's are 0."""
+    logits = torch.as_tensor(logits).reshape(len(logits), -1)
+    return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
+
+
+class _Problem:
+    """The penalised mean loss of one training set; theta [D + 1, c] = weights over intercepts.
+
+    Holds a standardised copy of the features in their own precision; logits, losses, theta and
+    everything that L-BFGS does with them are float64.
+    """
+
+    def __init__(self, X: Float[np.ndarray, "n d"], codes: np.ndarray, classes: int) -> None:
+        blocks = list(gen_batches(len(X), max(256, 2_000_000 // X.shape[1])))
+        scaler, standardised = StandardScaler(), np.empty_like(X)
+        for rows in blocks:
+            scaler.partial_fit(X[rows].astype(np.float64))
+        for rows in blocks:
+            standardised[rows] = scaler.transform(X[rows].astype(np.float64))
+        self.Z, self.codes = torch.from_numpy(standardised), torch.from_numpy(codes)
+        self.mean = torch.from_numpy(np.asarray(scaler.mean_))
+        self.scale = torch.from_numpy(np.asarray(scaler.scale_))
+        self.classes = classes
+        self.shape = (X.shape[1] + 1, classes if classes > 2 else 1)
+
+    def unstandardised(self, theta: Tensor) -> tuple[Float64[Tensor, "c d"], Float64[Tensor, "c"]]:
+        """Weights and intercepts for features as given."""
+        weights = theta[:-1] / self.scale[:, None]
+        return weights.T.contiguous(), theta[-1] - self.mean @ weights
+
+    def _hessian(self, theta: Tensor, penalty: float) -> Float64[Tensor, "d d"]:
+        """Of the loss in the weights of one class, averaged over classes; from some rows only."""
+        some = self.Z[:: max(1, len(self.Z) // max(8192, 4 * self.Z.shape[1]))]
+        p = _all_columns(some @ theta[:-1].to(some) + theta[-1].to(some)).softmax(dim=1)
+        doubt = (1 - p.square().sum(dim=1)) / self.classes
+        curvature = (some.T * doubt) @ some / len(some)
+        return curvature.double() + penalty * torch.eye(len(curvature)).double()
+
+    def loss(self, theta: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy + penalty / 2 |W|^2, and its gradient [D + 1, c]."""
+        logits = F.linear(self.Z, theta[:-1].T.to(self.Z)).double() + theta[-1]
+        log_p = _all_columns(logits).log_softmax(dim=1)
+        error = (log_p.exp() - F.one_hot(self.codes, self.classes)) / len(self.Z)
+        error = error[:, -theta.shape[1] :]
+        slope = (error.T.to(self.Z) @ self.Z).T.double() + penalty * theta[:-1]
+        loss = F.nll_loss(log_p, self.codes) + penalty / 2 * theta[:-1].square().sum()
+        return loss, torch.cat([slope, error.sum(dim=0, keepdim=True)])
+
+    def solve(self, theta: Tensor, C: float, tol: float, max_iter: int) -> tuple[Tensor, int]:
+        """The optimum from a start, and the iterations it took.
+
+        L-BFGS runs on L^T W, where L L^T is about the Hessian at the start.
+        """
+        penalty = 1 / (C * len(self.Z))
+        L = torch.linalg.cholesky(self._hessian(theta, penalty))
+        scaled = torch.cat([L.T @ theta[:-1], theta[-1:]]).requires_grad_()
+        optimiser = torch.optim.LBFGS(
+            [scaled],
+            max_iter=max_iter,
+            max_eval=2 * max_iter,
+            tolerance_grad=tol,
+            tolerance_change=1e-14,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def to_weights() -> Tensor:
+            weights = torch.linalg.solve_triangular(L.T, scaled.detach()[:-1], upper=True)
+            return torch.cat([weights, scaled.detach()[-1:]])
+
+        def closure() -> Tensor:
+            loss, gradient = self.loss(to_weights(), penalty)
+            slope = torch.linalg.solve_triangular(L, gradient[:-1], upper=False)
+            scaled.grad = torch.cat([slope, gradient[-1:]])
+            return loss
+
+        optimiser.step(closure)
+        closure()
+        assert scaled.grad is not None
+        left = float(scaled.grad.abs().max())
+        if left > 10 * tol:
+            warnings.warn(
+                f"C={C}: gradient {left:.1e} above tol={tol} after {max_iter} iterations; "
+                "raise max_iter, or give a smaller C",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return to_weights(), optimiser.state[scaled]["n_iter"]

@@ -1,0 +1,41 @@
+"""Intervals against scipy's and against the closed form of a mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jepa.probes.intervals import bootstrap, wilson
+
+
+@pytest.mark.parametrize(("right", "of"), [(0, 10), (10, 10), (3, 7), (880, 1000), (1, 10_000)])
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_wilson_equals_scipy(right, of, confidence):
+    truth = stats.binomtest(right, of).proportion_ci(confidence, method="wilson")
+    found = wilson(right, of, confidence)
+    assert found.value == right / of
+    assert (found.low, found.high) == pytest.approx((truth.low, truth.high), abs=1e-12)
+    assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize("bad", [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_what_is_no_proportion(bad):
+    with pytest.raises(ValueError, match="expected 0 <= successes"):
+        wilson(*bad)
+
+
+def test_bootstrap_of_a_mean_is_near_its_closed_form():
+    rows = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    found = bootstrap(rows, np.mean, seed=0, resamples=4000)
+    half = 1.96 * rows.std() / 20
+    assert found.value == pytest.approx(rows.mean())
+    assert found.low == pytest.approx(rows.mean() - half, abs=0.03)
+    assert found.high == pytest.approx(rows.mean() + half, abs=0.03)
+    assert found == bootstrap(rows, np.mean, seed=0, resamples=4000)
+    assert found != bootstrap(rows, np.mean, seed=1, resamples=4000)
+
+
+def test_bootstrap_draws_rows_whole():
+    rows = np.repeat(np.arange(50.0)[:, None], 2, axis=1)
+    assert bootstrap(rows, lambda r: np.abs(r[:, 0] - r[:, 1]).max(), seed=0) == (0, 0, 0)

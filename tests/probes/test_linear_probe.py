@@ -1,0 +1,102 @@
+"""LinearProbe against scikit-learn's optimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from jepa.probes.linear import LinearProbe, split
+
+
+def correlated(n, d, classes, seed=0):
+    """Features of very different scales and offsets, strongly correlated; noisy labels."""
+    random = np.random.default_rng(seed)
+    mixing = random.normal(size=(d, d)) @ np.diag(np.logspace(0, -2, d)) @ random.normal(size=(d, d))
+    x = random.normal(size=(n, d)) @ mixing
+    y = (x @ random.normal(size=(d, classes)) + random.gumbel(size=(n, classes)) * 3).argmax(axis=1)
+    return x * np.logspace(-2, 2, d) + 5, y
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("C", [1e-3, 1.0, 100.0])
+def test_the_optimum_is_scikit_learns(classes, C):
+    x, y = correlated(600, 20, classes)
+    truth = make_pipeline(StandardScaler(), LogisticRegression(C=C, tol=1e-10, max_iter=100_000))
+    truth.fit(x, y)
+    probe = LinearProbe(C=C, tol=1e-9).fit(x, y)
+    scale, linear = truth[0].scale_, truth[1]
+    np.testing.assert_allclose(probe.coef_ * scale, linear.coef_, atol=2e-5)
+    np.testing.assert_allclose(probe.predict_proba(x), truth.predict_proba(x), atol=1e-5)
+    np.testing.assert_array_equal(probe.predict(x), truth.predict(x))
+
+
+def test_default_tolerance_and_float32_are_enough():
+    x, y = correlated(2000, 40, 5)
+    exact = LinearProbe(C=0.1, tol=1e-9).fit(x, y).predict_proba(x)
+    usual = LinearProbe(C=0.1).fit(x.astype(np.float32), y).predict_proba(x.astype(np.float32))
+    np.testing.assert_allclose(usual, exact, atol=2e-3)
+
+
+def test_the_chosen_strength_does_as_well_as_cross_validation():
+    x, y = load_digits(return_X_y=True)
+    train, test, y_train, y_test = train_test_split(x, y, test_size=0.4, random_state=0, stratify=y)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        {"logisticregression__C": np.logspace(-4, 1, 6)},
+        cv=3,
+    ).fit(train, y_train)
+    probe = LinearProbe().fit(train, y_train)
+    assert probe.score(test, y_test) >= search.score(test, y_test) - 0.015
+    best = max(probe.held_out_.values())
+    assert probe.C_ == min(c for c, accuracy in probe.held_out_.items() if accuracy == best)
+
+
+def test_the_choice_is_reproducible_and_ignores_the_scale_of_features():
+    x, y = correlated(400, 10, 3)
+    one, two = LinearProbe().fit(x, y), LinearProbe().fit(x, y)
+    np.testing.assert_array_equal(one.coef_, two.coef_)
+    scaled = LinearProbe().fit(x * 1000 + 7, y)
+    assert scaled.C_ == one.C_
+    np.testing.assert_allclose(scaled.predict_proba(x * 1000 + 7), one.predict_proba(x), atol=1e-5)
+
+
+def test_split_is_stratified_disjoint_and_bounded():
+    codes = np.repeat([0, 1, 2], [1000, 100, 3])
+    fitted, held_out = split(codes, 10_000, 0)
+    np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held_out])), np.arange(1103))
+    np.testing.assert_array_equal(np.bincount(codes[held_out], minlength=3), [200, 20, 0])
+    fitted, held_out = split(codes, 552, 0)
+    assert not set(fitted) & set(held_out)
+    np.testing.assert_array_equal(np.bincount(codes[held_out], minlength=3), [100, 10, 0])
+    assert set(codes[fitted]) == {0, 1, 2}
+
+
+def test_constant_features_and_strings():
+    x, y = correlated(200, 4, 2)
+    x[:, 1] = 3.0
+    names = np.array(["no", "yes"])[y]
+    probe = LinearProbe().fit(x, names)
+    assert set(probe.predict(x)) <= {"no", "yes"}
+    assert probe.score(x, names) > 0.6
+
+
+def test_what_goes_wrong_is_said():
+    x, y = correlated(100, 5, 2)
+    with pytest.raises(ValueError, match="1 class"):
+        LinearProbe().fit(x, np.zeros(100))
+    with pytest.raises(ValueError, match="0 < C"):
+        LinearProbe(C=-1.0).fit(x, y)
+    with pytest.warns(ConvergenceWarning, match="raise max_iter"):
+        LinearProbe(C=10.0, tol=1e-10, max_iter=2).fit(x, y)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_check_estimator():
+    check_estimator(LinearProbe(), on_skip=None)
