@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from .transforms import ASPECT
@@ -19,41 +19,34 @@ from .transforms import ASPECT
 ATTEMPTS = 10
 
 
+def draws(seeds: Sequence[int], *shape: int) -> Float[Tensor, "B *shape"]:
+    """Uniform numbers in [0, 1), of the given shape for each seed."""
+    source = torch.Generator()
+    return torch.stack([torch.rand(shape, generator=source.manual_seed(s)) for s in seeds])
+
+
 def draw_crops(
-    seeds: Sequence[int], size: tuple[int, int], scale: tuple[float, float] | None
-) -> tuple[Int64[Tensor, "B 4"], Bool[Tensor, " B"]]:
-    """(top, left, height, width) and whether to flip, one draw per seed.
+    seeds: Sequence[int], size: tuple[int, int], scale: tuple[float, float]
+) -> Int64[Tensor, "B 4"]:
+    """(top, left, height, width), one box per seed, in images of `size` (height, width).
 
     As torchvision's RandomResizedCrop: area uniform in `scale`, aspect log-uniform in 3/4 to
-    4/3, drawn again while it does not fit; after ten attempts, or with `scale` None, the
-    central square, as in evaluation.
+    4/3, drawn again while it does not fit; after ten attempts the central square.
     """
-    source, rows = torch.Generator(), []
-    for seed in seeds:
-        rows.append(torch.rand(ATTEMPTS, 5, generator=source.manual_seed(seed)))
-    area, aspect, y, x, flip = torch.stack(rows).unbind(-1)
-    mirrored = flip[:, 0] < 0.5
-    side = min(size)
-    square = ((size[0] - side) // 2, (size[1] - side) // 2, side, side)
-    if scale is None:
-        return torch.tensor([square]).expand(len(rows), 4), mirrored
+    area, aspect, y, x = draws(seeds, ATTEMPTS, 4).unbind(-1)
     area = math.prod(size) * (scale[0] + area * (scale[1] - scale[0]))
     low, high = map(math.log, ASPECT)
     aspect = (low + aspect * (high - low)).exp()
     height, width = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
     fits = (height >= 1) & (height <= size[0]) & (width >= 1) & (width <= size[1])
-    first = fits.int().argmax(1, keepdim=True)
-    tried = torch.stack(
-        [
-            (y * (size[0] - height + 1)).floor(),
-            (x * (size[1] - width + 1)).floor(),
-            height,
-            width,
-        ],
-        dim=-1,
-    ).long()
-    boxes = tried.gather(1, first[..., None].expand(-1, -1, 4))[:, 0]
-    return torch.where(fits.any(1)[:, None], boxes, torch.tensor(square)), mirrored
+    top = (y * (size[0] - height + 1)).floor()
+    left = (x * (size[1] - width + 1)).floor()
+
+    boxes = torch.stack([top, left, height, width], dim=-1).long()
+    first = fits.int().argmax(1)
+    side = min(size)
+    square = torch.tensor([(size[0] - side) // 2, (size[1] - side) // 2, side, side])
+    return torch.where(fits.any(1)[:, None], boxes[torch.arange(len(first)), first], square)
 
 
 def resample(
@@ -74,15 +67,19 @@ def resample(
 
 
 def resized_crops(
-    images: UInt8[Tensor, "B C H W"],
-    boxes: Int64[Tensor, "B 4"],
-    flip: Bool[Tensor, " B"],
-    size: int,
+    images: UInt8[Tensor, "B C H W"], boxes: Int64[Tensor, "B 4"], size: int
 ) -> UInt8[Tensor, "B C S S"]:
-    """Each image's box resized to `size` x `size`, then mirrored where `flip`."""
+    """Each image's box (top, left, height, width) resized to `size` x `size`."""
     top, left, height, width = boxes.unbind(1)
     rows = resample(top, height, images.shape[2], size)
     columns = resample(left, width, images.shape[3], size)
-    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     out = rows[:, None] @ images.float() @ columns.transpose(1, 2)[:, None]
     return out.round().clamp(0, 255).to(torch.uint8)
+
+
+def random_flips(
+    images: UInt8[Tensor, "B C H W"], seeds: Sequence[int]
+) -> UInt8[Tensor, "B C H W"]:
+    """Each image mirrored left to right with probability 1/2, by its seed."""
+    mirrored = draws(seeds, 1) < 0.5
+    return torch.where(mirrored[..., None, None], images.flip(-1), images)

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -134,6 +135,6 @@ def open_images(source: str, split: Split, *, image_size: int = 32) -> ImageSet:
     return openers[form](place)
 
 
-def label_tensor(labels: Sequence[int]) -> Int64[Tensor, " n"]:
+def label_tensor(labels: Sequence[int] | np.ndarray | Tensor) -> Int64[Tensor, " n"]:
     """Labels as int64."""
     return torch.as_tensor(labels, dtype=torch.int64)

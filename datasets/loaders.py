@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from jepa.seeds import derive, generator
 
-from .crops import draw_crops, resized_crops
+from .crops import draw_crops, random_flips, resized_crops
 from .images import ImageSet, InMemoryImages, UnreadableImageError
 from .reading import TooManyUnreadableError
 from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
@@ -32,7 +32,7 @@ class ImageBatch(NamedTuple):
 
     images: UInt8[Tensor, "B C S S"]
     labels: Int64[Tensor, " B"]
-    unreadable: tuple[str, ...]
+    unreadable: list[str]
 
 
 @functools.lru_cache(maxsize=2)
@@ -88,13 +88,11 @@ class TrainBatches(Dataset):
         self.images, self.batch_size, self.seed = images, batch_size, seed
         self.image_size, self.crop_scale, self.flip = image_size, crop_scale, flip
         self.rank, self.world_size = rank, world_size
-        self.recolour = to_channels(images.channels, channels)
-        self.transform = pretrain_transform(
-            image_size,
-            given=images.size,
-            channels=(images.channels, channels),
-            crop_scale=crop_scale,
-            flip=flip,
+        change = (images.channels, channels)
+        self.recolour = to_channels(*change)
+        self.plain = eval_transform(image_size, given=images.size, channels=change)
+        self.augment = pretrain_transform(
+            image_size, given=images.size, channels=change, crop_scale=crop_scale, flip=flip
         )
 
     def __getitem__(self, step: int) -> ImageBatch:
@@ -109,18 +107,22 @@ class TrainBatches(Dataset):
         self, images: InMemoryImages, indices: Tensor, seeds: Sequence[int]
     ) -> ImageBatch:
         pixels = images.images[indices]
-        height, width = pixels.shape[2:]
-        if self.crop_scale or self.flip or not height == width == self.image_size:
-            boxes, mirrored = draw_crops(seeds, (height, width), self.crop_scale)
-            pixels = resized_crops(pixels, boxes, mirrored & self.flip, self.image_size)
-        return ImageBatch(self.recolour(pixels), images.labels[indices], ())
+        if self.crop_scale is None:
+            pixels = self.plain(pixels)
+        else:
+            height, width = pixels.shape[2:]
+            boxes = draw_crops(seeds, (height, width), self.crop_scale)
+            pixels = self.recolour(resized_crops(pixels, boxes, self.image_size))
+        if self.flip:
+            pixels = random_flips(pixels, [derive(seed, "flip") for seed in seeds])
+        return ImageBatch(pixels, images.labels[indices], [])
 
     def _one_by_one(self, indices: Sequence[int], seeds: Sequence[int]) -> ImageBatch:
         unreadable: list[str] = []
         pairs = [read_or_next(self.images, i, unreadable) for i in indices]
-        pixels = apply_seeded(self.transform, [image for image, _ in pairs], seeds)
+        pixels = apply_seeded(self.augment, [image for image, _ in pairs], seeds)
         labels = torch.tensor([label for _, label in pairs])
-        return ImageBatch(torch.stack(pixels), labels, tuple(unreadable))
+        return ImageBatch(torch.stack(pixels), labels, unreadable)
 
 
 def read_or_next(
@@ -172,7 +174,7 @@ class EvaluationBatches(Dataset):
         rows = self.rows[batch * self.batch_size : (batch + 1) * self.batch_size]
         if isinstance(self.images, InMemoryImages):
             pixels = self.transform(self.images.images[rows])
-            return ImageBatch(pixels, self.images.labels[rows], ())
+            return ImageBatch(pixels, self.images.labels[rows], [])
         pixels, labels, unreadable = [], [], []
         for row in rows.tolist():
             try:
@@ -184,4 +186,4 @@ class EvaluationBatches(Dataset):
             labels.append(label)
         empty = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         stacked = torch.stack(pixels) if pixels else empty
-        return ImageBatch(stacked, torch.tensor(labels, dtype=torch.int64), tuple(unreadable))
+        return ImageBatch(stacked, torch.tensor(labels, dtype=torch.int64), unreadable)

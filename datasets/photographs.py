@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +22,6 @@ PHOTOGRAPHS = {
     "camera": "camera.png",
     "cell": "cell.png",
     "chelsea": "chelsea.png",
-    "clock": "clock_motion.png",
     "coffee": "coffee.png",
     "coins": "coins.png",
     "grass": "grass.png",
@@ -37,22 +37,37 @@ PHOTOGRAPHS = {
 }
 PER_CLASS = {"train": 1000, "test": 200}
 TILE = 80  # least side of a tile, and the largest side of a crop, in pixels of the photograph
-SMALLEST = 32  # least side of a crop
+SMALLEST = 48  # least side of a crop
 TEST_SHARE = 0.25  # of the tiles of a photograph
 FLAT = 6.0  # grey-level standard deviation below which there is nothing to recognise
-MEAN, CONTRAST = 128.0, 50.0  # of every crop, in grey levels
+MEAN, CONTRAST = 128.0, 40.0  # of every crop, in grey levels
 
-Box = tuple[int, int, int, int]  # top, left, height, width
+Boxes: TypeAlias = Int64[np.ndarray, "_ 4"]  # top, left, height, width, in pixels
 
 
+@functools.lru_cache(maxsize=None)
 def load_photograph(name: str) -> UInt8[np.ndarray, "H W"]:
-    """A photograph in grey levels."""
+    """A photograph in grey levels. Shared by all callers and read-only."""
     file = resources.files("skimage") / "data" / PHOTOGRAPHS[name]
     with file.open("rb") as stream:
         return np.asarray(Image.open(stream).convert("L"))
 
 
-def tiles(pixels: UInt8[np.ndarray, "H W"], split: Split, rng: np.random.Generator) -> list[Box]:
+def spread(pixels: UInt8[np.ndarray, "H W"], boxes: Boxes) -> Float[np.ndarray, " _"]:
+    """Standard deviation of the grey levels inside each box, from two summed-area tables."""
+    top, left, height, width = boxes.T
+    bottom, right = top + height, left + width
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        table = np.pad(values.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+        total = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+        return total / (height * width)
+
+    levels = pixels.astype(np.float64)
+    return np.sqrt(np.maximum(mean(levels**2) - mean(levels) ** 2, 0))
+
+
+def tiles(pixels: UInt8[np.ndarray, "H W"], split: Split, rng: np.random.Generator) -> Boxes:
     """The tiles of a photograph that belong to `split`; tiles of the two splits are disjoint.
 
     The photograph is cut into a grid of equal tiles; flat ones (sky, black borders) are left
@@ -60,50 +75,49 @@ def tiles(pixels: UInt8[np.ndarray, "H W"], split: Split, rng: np.random.Generat
     """
     rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
     height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
-    grid = [(r * height, c * width, height, width) for r in range(rows) for c in range(columns)]
-    textured = [box for box in grid if cut(pixels, box).std() >= 2 * FLAT]
-    order = rng.permutation(len(textured))
+    grid = np.array(
+        [(r * height, c * width, height, width) for r in range(rows) for c in range(columns)]
+    )
+    textured = grid[spread(pixels, grid) >= 2 * FLAT]
+    textured = rng.permutation(textured)
     tests = max(1, round(TEST_SHARE * len(textured)))
-    chosen = order[:tests] if split == "test" else order[tests:]
-    return [textured[i] for i in sorted(chosen)]
+    return textured[:tests] if split == "test" else textured[tests:]
 
 
-def cut(pixels: UInt8[np.ndarray, "H W"], box: Box) -> UInt8[np.ndarray, "h w"]:
+def draw_boxes(
+    pixels: UInt8[np.ndarray, "H W"], places: Boxes, count: int, rng: np.random.Generator
+) -> Boxes:
+    """`count` square boxes, each inside one of the `places`, of log-uniform side, not flat."""
+    boxes = np.empty((0, 4), dtype=np.int64)
+    while len(boxes) < count:
+        top, left, height, width = rng.choice(places, count).T
+        side = np.rint(SMALLEST * (TILE / SMALLEST) ** rng.random(count)).astype(np.int64)
+        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        drawn = np.stack([top + y, left + x, side, side], axis=1)
+        boxes = np.concatenate([boxes, drawn[spread(pixels, drawn) >= FLAT]])
+    return boxes[:count]
+
+
+def cut(pixels: UInt8[np.ndarray, "H W"], box: Int64[np.ndarray, "4"]) -> np.ndarray:
     """The pixels inside a box."""
     top, left, height, width = box
     return pixels[top : top + height, left : left + width]
 
 
-def draw_boxes(
-    pixels: UInt8[np.ndarray, "H W"], places: list[Box], count: int, rng: np.random.Generator
-) -> list[Box]:
-    """`count` square boxes, each inside one of the `places`, of log-uniform side, not flat."""
-    boxes: list[Box] = []
-    while len(boxes) < count:
-        top, left, height, width = places[rng.integers(len(places))]
-        side = round(SMALLEST * (TILE / SMALLEST) ** rng.random())
-        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
-        box = (int(top + y), int(left + x), side, side)
-        if cut(pixels, box).std() >= FLAT:
-            boxes.append(box)
-    return boxes
-
-
 def render(
-    pixels: UInt8[np.ndarray, "H W"], box: Box, symmetry: int, image_size: int
+    pixels: UInt8[np.ndarray, "H W"], box: Int64[np.ndarray, "4"], mirrored: bool, image_size: int
 ) -> UInt8[np.ndarray, "S S"]:
-    """One crop: resized, turned by one of the 8 symmetries of the square, contrast set.
+    """One crop: resized, mirrored left to right or not, mean and contrast set.
 
     The crop is cut before it is resized, so no pixel outside the box has any influence.
     """
     crop = Image.fromarray(cut(pixels, box)).resize((image_size, image_size), Image.Resampling.BOX)
-    turned = np.rot90(np.asarray(crop, dtype=np.float32), symmetry % 4)
-    turned = turned[:, ::-1] if symmetry >= 4 else turned
-    scaled = (turned - turned.mean()) * (CONTRAST / max(float(turned.std()), 1.0)) + MEAN
-    return scaled.clip(0, 255).astype(np.uint8)
+    levels = np.asarray(crop, dtype=np.float32)[:, :: -1 if mirrored else 1]
+    levels = (levels - levels.mean()) * (CONTRAST / max(float(levels.std()), 1.0)) + MEAN
+    return levels.clip(0, 255).astype(np.uint8)
 
 
-def crop_boxes(name: str, split: Split, seed: int = 0) -> list[Box]:
+def crop_boxes(name: str, split: Split, seed: int = 0) -> Boxes:
     """Where the crops of one photograph were taken, in the order of the set."""
     pixels = load_photograph(name)
     places = tiles(pixels, split, _rng(seed, "tiles", name))
@@ -112,12 +126,12 @@ def crop_boxes(name: str, split: Split, seed: int = 0) -> list[Box]:
 
 @functools.lru_cache(maxsize=4)
 def photographs(split: Split, *, image_size: int = 32, seed: int = 0) -> InMemoryImages:
-    """18 photographs and textures, one class each: 1,000 training and 200 test crops of each.
+    """17 photographs and textures, one class each: 1,000 training and 200 test crops of each.
 
-    What it is: grey crops of 32 to 80 pixels a side, resized, turned at random by the 8
-    symmetries of the square, all with the same mean and contrast, so that neither colour nor
-    brightness tells the label: texture and structure must. Training and test crops come from
-    different tiles of the photographs and share no pixel.
+    What it is: grey crops of 48 to 80 pixels a side, resized, mirrored at random, all with the
+    same mean and contrast (up to clipping), so that neither colour nor brightness tells the
+    label: texture and structure must. Training and test crops come from different tiles of the
+    photographs and share no pixel.
 
     What it is not: a benchmark of recognition. A class is one photograph, a test crop shows an
     unseen place of a photograph that was seen, and crops of one split overlap one another, so
@@ -126,11 +140,11 @@ def photographs(split: Split, *, image_size: int = 32, seed: int = 0) -> InMemor
     crops: list[UInt8[np.ndarray, "S S"]] = []
     for name in PHOTOGRAPHS:
         pixels = load_photograph(name)
-        symmetries = _rng(seed, "symmetries", name, split).integers(8, size=PER_CLASS[split])
+        mirrored = _rng(seed, "mirrored", name, split).random(PER_CLASS[split]) < 0.5
         boxes = crop_boxes(name, split, seed)
         crops += [
-            render(pixels, box, int(turn), image_size)
-            for box, turn in zip(boxes, symmetries, strict=True)
+            render(pixels, box, bool(flip), image_size)
+            for box, flip in zip(boxes, mirrored, strict=True)
         ]
     images: UInt8[Tensor, "n 1 S S"] = torch.from_numpy(np.stack(crops))[:, None]
     labels = torch.arange(len(PHOTOGRAPHS)).repeat_interleave(PER_CLASS[split])

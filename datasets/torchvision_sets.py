@@ -98,8 +98,8 @@ def construct(name: str, root: Path, split: Split) -> Any:
         )
     if "download" in parameters(name):
         options["download"] = True
-        root.mkdir(parents=True, exist_ok=True)
     try:
+        root.mkdir(parents=True, exist_ok=True)
         return getattr(torchvision.datasets, name)(**options)
     except (OSError, RuntimeError, ValueError, TypeError) as problem:
         raise RuntimeError(

@@ -27,6 +27,14 @@ def test_no_pixel_is_in_a_training_and_in_a_test_crop(name):
     assert not (seen["train"] & seen["test"]).any()
 
 
+def test_spread_is_the_standard_deviation():
+    pixels = module.load_photograph("coins")
+    boxes = module.crop_boxes("coins", "test")[:50]
+    expected = [module.cut(pixels, box).std() for box in boxes]
+    np.testing.assert_allclose(module.spread(pixels, boxes), expected, rtol=1e-9)
+    assert min(expected) >= module.FLAT
+
+
 def test_a_crop_depends_on_no_pixel_outside_its_box():
     pixels = module.load_photograph("coffee")
     box = module.crop_boxes("coffee", "test")[0]
@@ -34,7 +42,7 @@ def test_a_crop_depends_on_no_pixel_outside_its_box():
     top, left, height, width = box
     other[top : top + height, left : left + width] = module.cut(pixels, box)
     np.testing.assert_array_equal(
-        module.render(pixels, box, 3, 32), module.render(other, box, 3, 32)
+        module.render(pixels, box, True, 32), module.render(other, box, True, 32)
     )
 
 
@@ -49,8 +57,9 @@ def test_shape_labels_and_balance(halves):
 
 def test_brightness_and_contrast_are_the_same_for_all(halves):
     pixels = halves["train"].images.double().flatten(1)
-    assert (pixels.mean(1) - module.MEAN).abs().max() < 12  # clipping moves it a little
-    assert (pixels.std(1) - module.CONTRAST).abs().max() < 16
+    # Clipping moves the few crops with bright spots on black.
+    assert (pixels.mean(1) - module.MEAN).abs().quantile(0.9) < 4
+    assert (pixels.std(1) - module.CONTRAST).abs().quantile(0.9) < 8
 
 
 def test_the_same_seed_gives_the_same_crops(halves):
