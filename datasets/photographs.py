@@ -45,7 +45,7 @@ MEAN, CONTRAST = 128.0, 40.0  # of every crop, in grey levels
 Boxes: TypeAlias = Int64[np.ndarray, "_ 4"]  # top, left, height, width, in pixels
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load_photograph(name: str) -> UInt8[np.ndarray, "H W"]:
     """A photograph in grey levels. Shared by all callers and read-only."""
     file = resources.files("skimage") / "data" / PHOTOGRAPHS[name]

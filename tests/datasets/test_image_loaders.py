@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from jepa.datasets.crops import draw_crops, resized_crops
-from jepa.datasets.datamodule import ImageDataModule, TrainLoader, batch_loader
+from jepa.datasets.datamodule import ImageDataModule, TrainLoader
 from jepa.datasets.folders import folder_images
 from jepa.datasets.images import InMemoryImages
 from jepa.datasets.loaders import EvaluationBatches, TrainBatches, order
@@ -310,8 +310,3 @@ def test_a_resumed_trainer_goes_on_with_the_same_batches(tree, tmp_path):
     tail = run(9, tmp_path / "4.ckpt")
     assert head + tail == whole
     assert len(whole) == 9 * 2 * 6
-
-
-def test_loader_options_reach_the_workers():
-    loader = batch_loader(in_memory(), range(2), 0)
-    assert [int(label) for _, label in loader] == [0, 1]
