@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 Precision = Literal["float32", "bfloat16"]
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What a table is made from: a FrozenEncoder, or RawPixels."""
 

@@ -14,7 +14,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-_TIE = 10  # decimals to which similarities are compared: rounding noise must not order twins
+_TIE = 12  # decimals to which similarities are compared: rounding noise must not order twins
 _BLOCK = 4_000_000  # numbers in one block of float64 work
 
 

@@ -18,7 +18,9 @@ from jepa.probes.linear import LinearProbe, split
 def correlated(n, d, classes, seed=0):
     """Features of very different scales and offsets, strongly correlated; noisy labels."""
     random = np.random.default_rng(seed)
-    mixing = random.normal(size=(d, d)) @ np.diag(np.logspace(0, -2, d)) @ random.normal(size=(d, d))
+    mixing = (
+        random.normal(size=(d, d)) @ np.diag(np.logspace(0, -2, d)) @ random.normal(size=(d, d))
+    )
     x = random.normal(size=(n, d)) @ mixing
     y = (x @ random.normal(size=(d, classes)) + random.gumbel(size=(n, classes)) * 3).argmax(axis=1)
     return x * np.logspace(-2, 2, d) + 5, y
