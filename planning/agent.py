@@ -1,0 +1,125 @@
+"""The agent: observe, encode, plan, act; plan again at the next decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import gymnasium
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from jepa import seeds
+
+from .planner import shifted
+from .protocols import ActionSpace, Energy, Plan, Planner, WorldModel
+
+
+def action_space_of(space: gymnasium.Space) -> ActionSpace:
+    """The box of one environment's actions. Raises TypeError for spaces that are not boxes."""
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise TypeError(
+            f"planning needs a flat Box of continuous actions; got {space}. For a vector "
+            "environment pass its `single_action_space`"
+        )
+    return ActionSpace(torch.as_tensor(space.low), torch.as_tensor(space.high))
+
+
+class PlanningAgent:
+    """Receding horizon control of gymnasium vector environments.
+
+    Observations are dictionaries with `observation` and `desired_goal`, batched. Each plan
+    starts from the last one, shifted by one decision.
+
+    Args:
+        world_model: encodes observations and goals, and foresees; one action of the model is
+            one decision.
+        planner: looks for the plan.
+        action_space: bounds of one environment's actions.
+        energy: makes the energy of a batch of goal states, e.g. `GoalDistance`.
+        repeat: environment steps for which a decision is held.
+        seed: of the planner's draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        world_model: WorldModel,
+        planner: Planner,
+        action_space: ActionSpace,
+        energy: Callable[[TensorDict], Energy],
+        repeat: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if repeat < 1:
+            raise ValueError(f"repeat must be at least 1; got {repeat}")
+        self.world_model, self.planner, self.action_space = world_model, planner, action_space
+        self.energy, self.repeat, self.seed = energy, repeat, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the last plan; the next `act` is the first of its episodes."""
+        self._generator = seeds.generator(
+            self.seed, "planning", device=self.action_space.low.device
+        )
+        self._plan: Plan | None = None
+        self._held = 0
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose first action is being carried out."""
+        if self._plan is None:
+            raise RuntimeError("no plan yet: call act(observation) first")
+        return self._plan
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Actions [B, A] for a batch of observations."""
+        if self._plan is None or self._held == self.repeat:
+            self._plan = self._decide(observation, self._plan)
+            self._held = 0
+        self._held += 1
+        return self._plan.actions[:, 0].numpy(force=True)
+
+    @torch.no_grad()
+    def imagined(self, observation: Mapping[str, np.ndarray]) -> TensorDict:
+        """States [B, H] that the current plan is expected to go through from here."""
+        return self.world_model.rollout(self._encode(observation, "observation"), self.plan.actions)
+
+    def _decide(self, observation: Mapping[str, np.ndarray], last: Plan | None) -> Plan:
+        with torch.no_grad():
+            state = self._encode(observation, "observation")
+            goal = self._encode(observation, "desired_goal")
+        return self.planner.plan(
+            self.world_model,
+            state,
+            self.energy(goal),
+            self.action_space,
+            None if last is None else shifted(last.actions),
+            self._generator,
+        )
+
+    def _encode(self, observation: Mapping[str, np.ndarray], key: str) -> TensorDict:
+        device = self.action_space.low.device
+        return self.world_model.encode(torch.as_tensor(observation[key], device=device))
+
+
+class RandomAgent:
+    """Uniformly random actions inside the bounds, held for `repeat` steps."""
+
+    def __init__(self, *, action_space: ActionSpace, repeat: int = 1, seed: int = 0) -> None:
+        self.action_space, self.repeat, self.seed = action_space, repeat, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts the draws again."""
+        self._generator = seeds.generator(self.seed, "random_policy")
+        self._calls = 0
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Actions [B, A] for a batch of observations."""
+        batch, space = len(observation["observation"]), self.action_space
+        if self._calls % self.repeat == 0:
+            unit = 2 * torch.rand(batch, len(space.low), generator=self._generator) - 1
+            self._action = (space.centre.cpu() + space.radius.cpu() * unit).numpy()
+        self._calls += 1
+        return self._action

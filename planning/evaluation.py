@@ -1,0 +1,153 @@
+"""Does the agent reach its goals? Episodes of a vector environment, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from jaxtyping import Float
+from tensordict import TensorDict
+from torch import Tensor
+
+from jepa import seeds
+
+from .agent import PlanningAgent
+from .planner import score
+from .protocols import ActionSpace, Energy, WorldModel
+
+
+class Agent(Protocol):
+    """Acts on a batch of observations."""
+
+    def reset(self) -> None:
+        """Before the first step of a batch of episodes."""
+        ...
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Actions [B, A]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of one batch of episodes.
+
+    An episode is a success when the environment ends it: in TwoRooms, when the dot is within
+    the environment's `radius` of the goal at any step of the budget.
+
+    episodes: counted episodes, without those that started at the goal.
+    successes: of these.
+    excluded: episodes that started at the goal.
+    steps: [B] environment steps taken, the whole budget for a failure.
+    success: [B].
+    first, last: `info` at the start and at the end, [B, ...]: the start-goal pairs are in it.
+    """
+
+    episodes: int
+    successes: int
+    excluded: int
+    steps: np.ndarray
+    success: np.ndarray
+    first: dict[str, np.ndarray] = field(repr=False)
+    last: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def rate(self) -> float:
+        """Share of successes; not a number without episodes."""
+        return self.successes / self.episodes if self.episodes else float("nan")
+
+
+def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Evaluation:
+    """Plays one episode in each copy; starts and goals are fixed by the named seed.
+
+    The environment must not reset by itself (gymnasium's `AutoresetMode.DISABLED`), and its
+    `info` must hold `success` [B].
+    """
+    observation, first = env.reset(seed=seeds.derive(seed, "evaluation"))
+    agent.reset()
+    info: dict[str, Any] = first
+    done = excluded = np.asarray(first["success"], dtype=bool)
+    steps = np.zeros(env.num_envs, dtype=np.int64)
+    for _ in range(max_steps):
+        if done.all():
+            break
+        steps += ~done
+        observation, _, terminated, truncated, info = env.step(agent.act(observation))
+        done = done | terminated | truncated
+    success = np.asarray(info["success"], dtype=bool)
+    return Evaluation(
+        episodes=int((~excluded).sum()),
+        successes=int((success & ~excluded).sum()),
+        excluded=int(excluded.sum()),
+        steps=steps,
+        success=success,
+        first=first,
+        last=info,
+    )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One decision of one episode after another, for the report.
+
+    frames: [T, H, W, 3] uint8, what was seen at each decision.
+    goal: [H, W, 3] uint8.
+    imagined: [T, H] states that the plan of each decision was expected to go through.
+    positions: [T, 2] px, the truth.
+    """
+
+    frames: np.ndarray
+    goal: np.ndarray
+    imagined: TensorDict
+    positions: np.ndarray
+
+
+@torch.no_grad()
+def record(
+    agent: PlanningAgent, env: VectorEnv, *, max_steps: int, seed: int, episode: int = 0
+) -> Recording:
+    """Plays one copy's episode until it ends, with the plans. Its draws are the batch's."""
+    observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
+    agent.reset()
+    frames, imagined, positions = [], [], []
+    for step in range(max_steps):
+        actions = agent.act(observation)
+        if step % agent.repeat == 0:
+            frames.append(observation["observation"][episode])
+            positions.append(info["position"][episode])
+            imagined.append(agent.imagined(observation)[episode])
+        observation, _, terminated, truncated, info = env.step(actions)
+        if terminated[episode] or truncated[episode]:
+            break
+    return Recording(
+        frames=np.stack([*frames, observation["observation"][episode]]),
+        goal=observation["desired_goal"][episode],
+        imagined=torch.stack(imagined),
+        positions=np.stack([*positions, info["position"][episode]]),
+    )
+
+
+@torch.no_grad()
+def energy_landscape(
+    world_model: WorldModel,
+    state: TensorDict,
+    energy: Energy,
+    actions: Float[Tensor, "B H 2"],
+    space: ActionSpace,
+    resolution: int = 21,
+) -> Float[Tensor, "B R R"]:
+    """Energy of plans whose first action is replaced by each point of a grid over the box.
+
+    Indexed [episode, second component, first component], both from low to high: as an image
+    with y down, it is drawn as it would move the dot.
+    """
+    ticks = torch.linspace(-1, 1, resolution, device=actions.device)
+    second, first = torch.meshgrid(ticks, ticks, indexing="ij")
+    grid = space.centre + space.radius * torch.stack([first, second], dim=-1).flatten(0, 1)
+    plans = actions.repeat(len(grid), 1, 1, 1)
+    plans[:, :, 0] = grid[:, None]
+    return score(world_model, state, energy, plans).T.unflatten(1, (resolution, resolution))

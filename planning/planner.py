@@ -1,0 +1,104 @@
+"""What planners share: scoring candidates, keeping the best, drawing noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from tensordict import TensorDict
+from torch import Tensor
+
+from .protocols import ActionSpace, Energy, Generators, WorldModel
+
+Candidates = Float[Tensor, "S B H A"]
+
+
+def unroll(
+    step: Callable[[TensorDict, Tensor], TensorDict],
+    state: TensorDict,
+    actions: Float[Tensor, "B H A"],
+) -> TensorDict:
+    """States [B, H] by repeated steps; the rollout of any model that has no faster one."""
+    states = []
+    for action in actions.unbind(dim=1):
+        state = step(state, action)
+        states.append(state)
+    return torch.stack(states, dim=1)
+
+
+def score(
+    world_model: WorldModel,
+    state: TensorDict,
+    energy: Energy,
+    actions: Candidates,
+    chunk: int | None = None,
+) -> Float[Tensor, "S B"]:
+    """Energies of candidate plans; at most about `chunk` rollouts are in memory at once."""
+    batch, horizon = actions.shape[1:3]
+    samples = len(actions) if chunk is None else max(1, chunk // batch)
+    energies = []
+    for some in actions.split(samples):
+        starts = state.expand(len(some), batch).reshape(-1)
+        states = world_model.rollout(starts, some.flatten(0, 1))
+        energies.append(energy(states.reshape(len(some), batch, horizon), some))
+    return torch.cat(energies)
+
+
+def noise(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
+    """Standard normal noise, from one generator or from one for each environment."""
+    if isinstance(generator, torch.Generator):
+        shape = (samples, batch, horizon, size)
+        return torch.randn(shape, generator=generator, device=generator.device)
+    if len(generator) != batch:
+        raise ValueError(
+            f"need one generator, or one for each of the {batch} environments; got {len(generator)}"
+        )
+    shape = (samples, horizon, size)
+    return torch.stack(
+        [torch.randn(shape, generator=one, device=one.device) for one in generator], dim=1
+    )
+
+
+def first_mean(
+    warm_start: Float[Tensor, "B H A"] | None, batch: int, horizon: int, space: ActionSpace
+) -> Float[Tensor, "B H A"]:
+    """The plan to start from: the warm start inside the bounds, or the middle of the box."""
+    wanted = (batch, horizon, len(space.low))
+    if warm_start is None:
+        return space.centre.expand(wanted)
+    if tuple(warm_start.shape) != wanted:
+        raise ValueError(
+            f"warm_start must be [batch, horizon, action size] = {wanted}; got "
+            f"{tuple(warm_start.shape)}"
+        )
+    return warm_start.nan_to_num().clamp(space.low, space.high)
+
+
+def shifted(actions: Float[Tensor, "B H A"]) -> Float[Tensor, "B H A"]:
+    """A plan one step later: the first action dropped, the last one held."""
+    return torch.cat([actions[:, 1:], actions[:, -1:]], dim=1)
+
+
+@dataclass
+class Best:
+    """The best candidate seen so far for each environment; NaN and infinities never win."""
+
+    actions: Float[Tensor, "B H A"]
+    energy: Float[Tensor, " B"]
+
+    @classmethod
+    def of(cls, fallback: Float[Tensor, "B H A"]) -> Best:
+        """Nothing seen yet: `fallback` is the plan where every candidate fails."""
+        return cls(fallback.clone(), fallback.new_full((len(fallback),), torch.inf))
+
+    def update(self, actions: Candidates, energy: Float[Tensor, "S B"]) -> Float[Tensor, "S B"]:
+        """Takes over improvements; returns the energies with non-finite ones as infinity."""
+        energy = energy.detach().masked_fill(~energy.isfinite(), torch.inf)
+        least, which = energy.min(dim=0)
+        better = least < self.energy
+        chosen = actions.detach()[which, torch.arange(len(which), device=which.device)]
+        self.actions = torch.where(better[:, None, None], chosen, self.actions)
+        self.energy = torch.where(better, least, self.energy)
+        return energy

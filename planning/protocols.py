@@ -1,0 +1,102 @@
+"""The seams of control: world model, energy, planner. Each is one small Protocol.
+
+A latent state is a TensorDict of batch size [B]; only the world model knows what is in it, so
+vectors, token grids, recurrent states with a stochastic part, caches and ensembles all fit.
+Candidate plans are one more dimension in front: S samples of B environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from jaxtyping import Float
+from tensordict import TensorDict
+from torch import Tensor
+
+Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
+"""One generator for the batch, or one for each environment: then a batch plans exactly what its
+environments would plan one by one."""
+
+
+class WorldModel(Protocol):
+    """Foresees what actions do, in its own latent space."""
+
+    def encode(self, observation: Any) -> TensorDict:
+        """A batch of the environment's observations to states [B]."""
+        ...
+
+    def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
+        """The states [B] after one action."""
+        ...
+
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "B H A"]) -> TensorDict:
+        """The states [B, H] after each action of a sequence."""
+        ...
+
+
+class Energy(Protocol):
+    """How bad an imagined future is; what a planner minimises."""
+
+    def __call__(
+        self, states: TensorDict, actions: Float[Tensor, "*S B H A"]
+    ) -> Float[Tensor, "*S B"]:
+        """States [*S, B, H] and the actions that led there to one number each."""
+        ...
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """A box of continuous actions."""
+
+    low: Float[Tensor, " A"]
+    high: Float[Tensor, " A"]
+
+    def __post_init__(self) -> None:
+        if not (self.low < self.high).all() or not (self.high - self.low).isfinite().all():
+            raise ValueError(
+                f"an action space needs finite low < high; got {self.low.tolist()} and "
+                f"{self.high.tolist()}"
+            )
+
+    @property
+    def centre(self) -> Float[Tensor, " A"]:
+        """The middle of the box."""
+        return (self.low + self.high) / 2
+
+    @property
+    def radius(self) -> Float[Tensor, " A"]:
+        """Half the side of the box."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The best plan found for each environment.
+
+    actions: inside the bounds.
+    energy: its energy; infinite where no candidate had a finite one.
+    diagnostics: named, [I] or [I, B] over the planner's iterations.
+    """
+
+    actions: Float[Tensor, "B H A"]
+    energy: Float[Tensor, " B"]
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Planner(Protocol):
+    """Looks for the action sequence of least energy."""
+
+    def plan(
+        self,
+        world_model: WorldModel,
+        state: TensorDict,
+        energy: Energy,
+        action_space: ActionSpace,
+        warm_start: Float[Tensor, "B H A"] | None,
+        generator: Generators,
+    ) -> Plan:
+        """Plans for every state [B], starting from `warm_start` or from the middle of the box."""
+        ...
