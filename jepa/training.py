@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,6 +16,7 @@ from jepa.schedules import cosine, linear, warmup_cosine
 from jepa.shapes import Grid, Masks
 
 
+@runtime_checkable
 class MaskSampler(Protocol):
     """Draws the masks of one batch; the same generator state gives the same masks."""
 

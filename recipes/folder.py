@@ -1,0 +1,73 @@
+"""The folder of a run: never two runs in one, never a run overwritten."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from jepa.files import atomic_path
+
+CONFIG = "config.yaml"
+LAST = "last.ckpt"
+LEAST_FREE_BYTES = 200 * 2**20
+
+
+def claim(out: Path, *, resume: bool, config: str) -> None:
+    """Make `out` this run's folder, and write the whole configuration into it.
+
+    Raises:
+        FileExistsError: the folder is not empty, and the run is not a resumed one.
+        ValueError: a resumed run has another configuration than it began with, or the disk
+            is full.
+    """
+    occupied = out.is_dir() and any(out.iterdir())
+    if occupied and not resume:
+        raise FileExistsError(
+            f"{out} is not empty. To go on with that run: --resume; for a new one: another --out"
+        )
+    if occupied and (out / CONFIG).is_file():
+        changed = differences((out / CONFIG).read_text(), config)
+        if changed:
+            raise ValueError(
+                f"the run in {out} began otherwise: {'; '.join(changed)}. Resume it "
+                "as it was (--resume alone reads its own), or begin a new one with --init_from"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out).free
+    if free < LEAST_FREE_BYTES:
+        raise ValueError(f"only {free >> 20} MiB free for {out}; need {LEAST_FREE_BYTES >> 20} MiB")
+    with atomic_path(out / CONFIG) as temporary:
+        temporary.write_text(config)
+
+
+def stored_config(arguments: Sequence[str]) -> list[str]:
+    """`--config` of the run that `--out` names, if it has one."""
+    for i, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key == "--out":
+            path = Path(value or arguments[i + 1]) / CONFIG
+            return [f"--config={path}"] if path.is_file() else []
+    return []
+
+
+def differences(before: str, now: str) -> list[str]:
+    """What changed between two configurations, apart from what resuming changes."""
+    old, new = (flat(yaml.safe_load(text)) for text in (before, now))
+    return [
+        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in sorted({*old, *new} - {"resume", "out"})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def flat(tree: object, prefix: str = "") -> dict[str, object]:
+    """Nested dictionaries as one, with dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    rows: dict[str, object] = {}
+    for key, value in tree.items():
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows

@@ -1,0 +1,209 @@
+"""Pictures of what an encoder sees and has learnt: computed as a run ends, drawn by the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from jepa import seeds
+from jepa.files import atomic_path
+from jepa.frozen import FrozenEncoder
+from jepa.shapes import Grid
+from jepa.training import MaskSampler
+
+from ..datasets.datamodule import ImageDataModule
+from ..probes.knn import nearest
+
+SHOWN = 8  # test images on the page
+NEIGHBOURS = 5  # of each of them
+QUERIES, BANK = 200, 1000  # images over which the neighbours are scored and searched
+SIDE, SMALL_SIDE = 128, 64  # largest stored side of a shown image, and of a neighbour, in px
+
+TARGET_COLOURS = ((226, 88, 62), (58, 134, 214), (232, 170, 40), (52, 164, 110), (150, 98, 190))
+FAINT, TINTED = 36, 150  # opacity of a patch that nobody sees, and of a target's, of 255
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What `pictures.npz` holds.
+
+    images: test images, evenly spaced over the set. labels: theirs; `classes` names them.
+    context, targets: masks of these images, raster indices on the grid of patches.
+    components: first three principal components of their patch features, fitted over all of
+        them. explained: the share of the variance that each component has.
+    neighbour_images, neighbour_labels, similarity: the nearest training images by cosine of
+        mean-pooled features, nearest first.
+    bank: how many training images were searched.
+    queries, same_class: share of neighbours of the query's class, over so many test images.
+    """
+
+    images: UInt8[np.ndarray, "n H W C"]
+    labels: Int64[np.ndarray, " n"]
+    classes: np.ndarray
+    context: Int64[np.ndarray, "n Nc"]
+    targets: Int64[np.ndarray, "n M Nt"]
+    components: Float32[np.ndarray, "n h w 3"]
+    explained: Float32[np.ndarray, "3"]
+    neighbour_images: UInt8[np.ndarray, "n k s t C"]
+    neighbour_labels: Int64[np.ndarray, "n k"]
+    similarity: Float32[np.ndarray, "n k"]
+    bank: int
+    queries: int
+    same_class: float
+
+
+def save_pictures(
+    path: Path, frozen: FrozenEncoder, data: ImageDataModule, masks: MaskSampler, seed: int
+) -> None:
+    """Compute the pictures of an encoder, and write them to `path` (an .npz, at most ~2 MB).
+
+    Training and test images share nothing, so a neighbour never is the query itself.
+    """
+    shown = next(iter(data.evaluation_loader("test", limit=SHOWN)))
+    grid = frozen.grid(shown.images)
+    drawn = masks.sample(grid, len(shown.images), seeds.generator(seed, "pictures"))
+    tokens = frozen(shown.images.to(device_of(frozen))).float().cpu()
+    components, explained = principal_components(tokens)
+
+    own, _, _ = described(frozen, [shown])
+    bank, bank_labels, bank_images = described(frozen, data.evaluation_loader("train", limit=BANK))
+    queries, query_labels, _ = described(frozen, data.evaluation_loader("test", limit=QUERIES))
+    similarity, index = nearest(own, bank, min(NEIGHBOURS, len(bank)))
+    _, theirs = nearest(queries, bank, min(NEIGHBOURS, len(bank)))
+    pictures = Pictures(
+        images=channels_last(thumbnails(shown.images, SIDE)),
+        labels=shown.labels.numpy(),
+        classes=np.array(data.images("test").classes),
+        context=drawn.context.cpu().numpy(),
+        targets=drawn.targets.cpu().numpy(),
+        components=components.unflatten(1, grid).numpy(),
+        explained=explained.numpy(),
+        neighbour_images=channels_last(bank_images[torch.from_numpy(index)]),
+        neighbour_labels=bank_labels[index],
+        similarity=similarity.astype(np.float32),
+        bank=len(bank),
+        queries=len(queries),
+        same_class=float((bank_labels[theirs] == query_labels[:, None]).mean()),
+    )
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **vars(pictures))
+
+
+def read_pictures(path: Path) -> Pictures:
+    """The pictures that a run has left."""
+    with np.load(path, allow_pickle=False) as stored:
+        values = dict(stored)
+    scalars = {name: values.pop(name).item() for name in ("bank", "queries", "same_class")}
+    return Pictures(**values, **scalars)
+
+
+def described(
+    frozen: FrozenEncoder, batches: Iterable
+) -> tuple[Float32[np.ndarray, "n D"], Int64[np.ndarray, " n"], UInt8[Tensor, "n C s t"]]:
+    """Mean-pooled features, labels and thumbnails of every image."""
+    features, labels, images = [], [], []
+    for batch in batches:
+        tokens = frozen(batch.images.to(device_of(frozen)))
+        features.append(tokens.float().mean(dim=1).cpu())
+        labels.append(batch.labels)
+        images.append(thumbnails(batch.images, SMALL_SIDE))
+    return torch.cat(features).numpy(), torch.cat(labels).numpy(), torch.cat(images)
+
+
+def device_of(frozen: FrozenEncoder) -> torch.device:
+    """Where the encoder is."""
+    return frozen.normalize.shift.device
+
+
+def thumbnails(images: UInt8[Tensor, "B C H W"], side: int) -> UInt8[Tensor, "B C s t"]:
+    """Images whose longer side is at most `side`, by averaging areas."""
+    height, width = images.shape[2:]
+    longer = max(height, width)
+    if longer <= side:
+        return images
+    size = (max(1, height * side // longer), max(1, width * side // longer))
+    return F.interpolate(images.float(), size=size, mode="area").round().to(torch.uint8)
+
+
+def channels_last(images: UInt8[Tensor, "*n C H W"]) -> UInt8[np.ndarray, "*n H W C"]:
+    """For numpy and Pillow."""
+    return images.movedim(-3, -1).contiguous().numpy()
+
+
+def principal_components(
+    tokens: Float[Tensor, "n N D"],
+) -> tuple[Float32[Tensor, "n N 3"], Float32[Tensor, "3"]]:
+    """First three principal components over all tokens, and their shares of the variance.
+
+    The sign of each makes its largest loading positive.
+    """
+    flat = tokens.flatten(0, 1).double()
+    centred = flat - flat.mean(dim=0)
+    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes[:3]
+    axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
+    share = spread[:3] ** 2 / (spread**2).sum().clamp_min(1e-30)
+    return (centred @ axes.T).unflatten(0, tokens.shape[:2]).float(), share.float()
+
+
+def as_colours(components: Float32[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:
+    """Each component from its 1st to its 99th percentile over all images to a colour channel."""
+    low, high = np.percentile(components, (1, 99), axis=(0, 1, 2))
+    scaled = (components - low) / np.maximum(high - low, 1e-12)
+    return (255 * scaled.clip(0, 1) + 0.5).astype(np.uint8)
+
+
+def enlarged(image: np.ndarray, scale: int) -> np.ndarray:
+    """Every pixel as a square of `scale` pixels."""
+    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def mask_picture(
+    image: UInt8[np.ndarray, "H W C"],
+    grid: Grid,
+    context: Int64[np.ndarray, " Nc"],
+    targets: Int64[np.ndarray, "M Nt"],
+    side: int = 192,
+) -> UInt8[np.ndarray, "S T 4"]:
+    """RGBA, about `side` pixels: the context as it is, each target in a colour, the rest faint."""
+    scale = max(1, round(side / max(image.shape[:2])))
+    pixels = np.broadcast_to(enlarged(image, scale), (*enlarged(image[..., 0], scale).shape, 3))
+    size = (pixels.shape[0], pixels.shape[1])
+    visible = on_pixels(context, grid, size)
+    picture = np.dstack([pixels, np.where(visible, 255, FAINT).astype(np.uint8)])
+    blocks = [on_pixels(target, grid, size) for target in targets]
+    for i, block in enumerate(blocks):
+        colour = np.array(TARGET_COLOURS[i % len(TARGET_COLOURS)])
+        picture[block, :3] = (0.45 * pixels[block] + 0.55 * colour).astype(np.uint8)
+        picture[block, 3] = TINTED
+    for i, block in enumerate(blocks):
+        picture[outline(block)] = (*TARGET_COLOURS[i % len(TARGET_COLOURS)], 255)
+    return picture
+
+
+def on_pixels(
+    tokens: Int64[np.ndarray, " K"], grid: Grid, size: tuple[int, int]
+) -> Bool[np.ndarray, "H W"]:
+    """True on the pixels of the given patches of an image of `size` pixels."""
+    inside = np.zeros(grid[0] * grid[1], dtype=bool)
+    inside[tokens] = True
+    rows, columns = (np.arange(s) * g // s for s, g in zip(size, grid, strict=True))
+    return inside.reshape(grid)[np.ix_(rows, columns)]
+
+
+def outline(region: Bool[np.ndarray, "H W"], width: int = 2) -> Bool[np.ndarray, "H W"]:
+    """The pixels of a region that are within `width` pixels of its edge."""
+    inner = region
+    for _ in range(width):
+        padded = np.pad(inner, 1)
+        inner = (
+            inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        )
+    return region & ~inner

@@ -1,0 +1,268 @@
+"""Pretrain a JEPA, then measure the frozen target encoder."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from jepa.checkpoint import load_frozen_encoder, save_encoder
+from jepa.encoder import VisionTransformer
+from jepa.files import load_tensors_only
+from jepa.frozen import FrozenEncoder, Normalize
+from jepa.masks import MultiBlockMasks
+from jepa.masks_reference import ReferenceMultiBlockMasks
+from jepa.metrics_log import MetricsLog
+from jepa.model import JEPA
+from jepa.predictor import Predictor
+from jepa.resume import ResumePoint, SafeCheckpointIO
+from jepa.shapes import Grid
+from jepa.training import Optimisation, Pretraining
+from jepa.watch import CollapseWatch
+
+from ..datasets.datamodule import ImageDataModule
+from ..probes.online import OnlineProbes
+from .folder import LAST
+from .probe import measure
+from .results import write_result
+
+DEFAULT_MASKS = MultiBlockMasks()
+
+Precision = Literal["auto", "bf16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """Probes while pretraining.
+
+    Args:
+        every_n_steps: how often.
+        bank: training images that the probes are fitted on.
+        held_out: further training images that they are tested on.
+    """
+
+    every_n_steps: int = 1000
+    bank: int = 5000
+    held_out: int = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where and how a run computes; passed to Lightning's Trainer.
+
+    Args:
+        accelerator: cpu, cuda, mps or auto.
+        devices: how many.
+        nodes: how many machines.
+        strategy: ddp, fsdp, ... or auto.
+        precision: bf16 under autocast, float32, or auto: bf16 where the processor is fast at it.
+        compile: compile encoder and predictor with torch.compile.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+
+    def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
+        """Lightning's name of the precision."""
+        if self.precision == "auto":
+            return "bf16-mixed" if fast_bfloat16(self.accelerator) else "32-true"
+        return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
+
+def fast_bfloat16(accelerator: str) -> bool:
+    """Whether the processor that `accelerator` names multiplies in bfloat16 natively."""
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return False
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+class StepProgressBar(TQDMProgressBar):
+    """Lightning's bar over the steps of the whole run, so that it knows the time left."""
+
+    @property
+    def total_train_batches(self) -> int:
+        """Batches of the run."""
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+
+class Interrupted(SystemExit):
+    """The run was told to stop; it has been saved."""
+
+
+def pretrain(
+    *,
+    out: Path,
+    data: ImageDataModule,
+    encoder: VisionTransformer,
+    predictor: Callable[[int, Grid], Predictor],
+    optimisation: Optimisation,
+    masks: MultiBlockMasks | ReferenceMultiBlockMasks = DEFAULT_MASKS,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    name: str = "pretrain",
+    seed: int = 0,
+    online: Online | None = Online(),
+    hardware: Hardware = Hardware(),
+    accumulate: int = 1,
+    checkpoint_every: int = 500,
+    log_every: int = 20,
+    init_from: Path | None = None,
+    resume: bool = False,
+    probe: bool = True,
+) -> None:
+    """Pretrain an encoder with I-JEPA and probe it frozen.
+
+    Args:
+        out: folder of the run; must be empty unless resuming.
+        data: images, batches and augmentation.
+        encoder: the encoder to train.
+        predictor: the predictor, given the encoder's width and grid.
+        optimisation: steps, learning rate, decay, momentum of the target.
+        masks: the mask sampler.
+        mean: per channel, of pixels in [0, 1]; measured on training images if not given.
+        std: per channel; measured if not given.
+        name: of the recipe, in results.
+        seed: of initial weights, masks, order and augmentation.
+        online: probes while pretraining; null for none.
+        hardware: device, precision, compilation.
+        accumulate: batches per optimiser step.
+        checkpoint_every: optimiser steps between resume points.
+        log_every: optimiser steps between rows of metrics.jsonl.
+        init_from: an encoder whose weights to begin from; the run itself is a new one.
+        resume: go on with the run in `out`.
+        probe: at the end, measure the frozen target encoder and its baselines.
+    """
+    began = time.monotonic()
+    frozen = fit(
+        out=out,
+        data=data,
+        encoder=encoder,
+        predictor=predictor,
+        optimisation=optimisation,
+        masks=masks,
+        normalize=normalisation(data, mean, std),
+        name=name,
+        seed=seed,
+        callbacks=[] if online is None else [online_probes(data, online, seed)],
+        hardware=hardware,
+        accumulate=accumulate,
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        init_from=init_from,
+        resume=resume,
+    )
+    if probe:
+        metrics, baselines = measure(frozen, data, seed=seed, cache=out / "features")
+        seconds = time.monotonic() - began
+        write_result(
+            out, recipe=name, seed=seed, seconds=seconds, metrics=metrics, baselines=baselines
+        )
+
+
+def fit(
+    *,
+    out: Path,
+    data: ImageDataModule,
+    encoder: VisionTransformer,
+    predictor: Callable[[int, Grid], Predictor],
+    optimisation: Optimisation,
+    masks: MultiBlockMasks | ReferenceMultiBlockMasks,
+    normalize: Normalize,
+    name: str,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    hardware: Hardware = Hardware(),
+    accumulate: int = 1,
+    checkpoint_every: int = 500,
+    log_every: int = 20,
+    init_from: Path | None = None,
+    resume: bool = False,
+) -> FrozenEncoder:
+    """Train; leaves `encoder.safetensors` (target), `student.safetensors` and `metrics.jsonl`.
+
+    Raises Interrupted, after saving, when told to stop.
+    """
+    if encoder.channels != data.channels:
+        raise ValueError(
+            f"the encoder takes {encoder.channels} channels, the images of {data.source} have "
+            f"{data.channels}: set --encoder.channels={data.channels} or --data.channels="
+            f"{encoder.channels}"
+        )
+    if init_from is not None:
+        encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
+    model = JEPA(encoder=encoder, predictor=predictor(encoder.dim, encoder.native_grid))
+    module = Pretraining(
+        model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
+    )
+    if hardware.compile:
+        encoder.compile(dynamic=True)
+        model.target.encoder.compile(dynamic=True)
+        model.predictor.compile(dynamic=True)
+    last = out / LAST if resume and (out / LAST).is_file() else None
+    start_step = load_tensors_only(last)["global_step"] if last else 0
+    point = ResumePoint(out / LAST, every_n_steps=checkpoint_every)
+    trainer = Trainer(
+        max_steps=optimisation.steps,
+        max_epochs=-1,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.lightning_precision(),
+        accumulate_grad_batches=accumulate,
+        log_every_n_steps=log_every,
+        logger=MetricsLog(out / "metrics.jsonl", start_step=start_step),
+        callbacks=[CollapseWatch(), StepProgressBar(refresh_rate=20), *callbacks, point],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    if point.interrupted is not None and trainer.global_step < optimisation.steps:
+        print(
+            f"\nStopped by {point.interrupted.name} and saved at step {trainer.global_step} of "
+            f"{optimisation.steps}. To go on: jepa pretrain --out {out} --resume"
+        )
+        raise Interrupted(128 + (point.interrupted or signal.SIGTERM))
+    pixels = {"mean": normalize.mean, "std": normalize.std}
+    save_encoder(out / "student.safetensors", FrozenEncoder(encoder, name=name, **pixels))
+    frozen = FrozenEncoder(model.target.encoder, name=name, **pixels)
+    save_encoder(out / "encoder.safetensors", frozen)
+    return frozen
+
+
+def normalisation(
+    data: ImageDataModule, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Normalize:
+    """As given, or measured on up to 2,000 training images."""
+    if mean is not None and std is not None:
+        return Normalize(mean, std)
+    loader = data.evaluation_loader("train", limit=2000)
+    pixels = torch.cat([batch.images.double().transpose(0, 1).flatten(1) for batch in loader], 1)
+    pixels /= 255
+    return Normalize(
+        mean or tuple(round(m, 4) for m in pixels.mean(dim=1).tolist()),
+        std or tuple(round(s, 4) for s in pixels.std(dim=1).clamp_min(1e-3).tolist()),
+    )
+
+
+def online_probes(data: ImageDataModule, online: Online, seed: int) -> OnlineProbes:
+    """Disjoint training images for the bank and for the test: the test split is not touched."""
+    bank, held_out = data.split_training(online.bank, online.held_out, seed=seed)
+    return OnlineProbes(bank, held_out, every_n_steps=online.every_n_steps)

@@ -1,0 +1,92 @@
+"""Measure a frozen encoder: linear and kNN probes, beside raw pixels and random weights."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from jepa.checkpoint import load_frozen_encoder
+from jepa.encoder import VisionTransformer
+from jepa.frozen import FrozenEncoder
+
+from ..datasets.datamodule import ImageDataModule
+from ..probes.evaluate import evaluate_frozen
+from ..probes.features import RawPixels, random_encoder
+from .results import Measured, rows_of, shown, write_result
+
+
+def probe(
+    *,
+    encoder: str,
+    data: ImageDataModule,
+    out: Path,
+    heads: int | None = None,
+    pretrained: bool = True,
+    name: str = "probe",
+    seed: int = 0,
+) -> None:
+    """Probe a frozen encoder on labelled images, beside raw pixels and random weights.
+
+    Args:
+        encoder: a run folder, an encoder.safetensors, an official I-JEPA .pth.tar, or a timm name.
+        data: the images.
+        out: folder for result.json and the feature tables; must be empty.
+        heads: attention heads of an official checkpoint of an unreleased width.
+        pretrained: for timm names, with their published weights.
+        name: of the recipe, in results.
+        seed: of the held-out splits and the random baseline.
+    """
+    began = time.monotonic()
+    frozen = load_frozen_encoder(encoder, heads=heads, pretrained=pretrained)
+    metrics, baselines = measure(frozen, data, seed=seed, cache=out / "features")
+    result = write_result(
+        out,
+        recipe=name,
+        seed=seed,
+        seconds=time.monotonic() - began,
+        metrics=metrics,
+        baselines=baselines,
+    )
+    print_rows(rows_of(result))
+
+
+def measure(
+    frozen: FrozenEncoder, data: ImageDataModule, *, seed: int, cache: Path
+) -> tuple[dict[str, Measured], dict[str, Measured]]:
+    """Metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
+
+    The baselines are raw pixels and, for our own architecture, the same with random weights.
+    """
+    if frozen.channels != data.channels:
+        raise ValueError(
+            f"the encoder takes {frozen.channels} channels, the images have {data.channels}: "
+            f"set --data.channels={frozen.channels}"
+        )
+    encoders = {"": frozen, "raw_pixels/": RawPixels()}
+    if isinstance(frozen.encoder, VisionTransformer):
+        encoders["random_encoder/"] = random_encoder(frozen, seed)
+    shape = f"{data.channels}x{data.image_size}"
+    metrics: dict[str, Measured] = {}
+    for prefix, encoder in encoders.items():
+        found = evaluate_frozen(
+            encoder,
+            data.evaluation_loader("train"),
+            data.evaluation_loader("test"),
+            cache=cache,
+            data=tuple(f"{data.images(s).fingerprint}-{shape}" for s in ("train", "test")),
+            seed=seed,
+            progress=True,
+        )
+        metrics |= {f"{prefix}{name}": value for name, value in found["metrics"].items()}
+    own = {
+        name: value for name, value in metrics.items() if not name.startswith(tuple(encoders)[1:])
+    }
+    return own, {name: value for name, value in metrics.items() if name not in own}
+
+
+def print_rows(rows: list[tuple[str, Measured]]) -> None:
+    """A table on the terminal: baselines stand under the number that they belong to."""
+    width = max(len(name) for name, _ in rows)
+    print(f"\n{'number':{width}}  value (95 % interval)")
+    for name, value in rows:
+        print(f"{name:{width}}  {shown(value)}")

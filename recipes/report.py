@@ -1,0 +1,240 @@
+"""The report: one HTML page made from the files in a run's folder, at any time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from jepa.files import atomic_path
+from jepa.metrics_log import read_metrics
+
+from . import figures, page
+from .folder import CONFIG
+from .page import Html
+from .pictures import Pictures, as_colours, mask_picture, read_pictures
+from .results import Measured, Result, read_result, rows_of
+
+METRICS = {
+    "linear_top1": "linear probe on frozen features, top-1 accuracy",
+    "knn_top1": "k nearest neighbours on frozen features, top-1 accuracy",
+    "two_rooms_success": "share of TwoRooms goals reached by planning",
+}
+BASELINES = {
+    "raw_pixels": "the pixels as features",
+    "random_encoder": "same architecture, untrained weights",
+    "random_policy": "random actions",
+    "oracle": "the same planner on the true dynamics",
+}
+SUCCESS = "two_rooms_success"
+PRETRAINING = {
+    "": "Pretraining",
+    "encoder": "Pretraining",
+    "control/encoder": "Pretraining of the control encoder",
+}
+
+
+def report(*, run: Path) -> None:
+    """Make a run's report, one HTML page that needs no other file.
+
+    Args:
+        run: folder of the run; report.html is written into it.
+    """
+    if not (run / "result.json").is_file():
+        raise FileNotFoundError(
+            f"no result.json in {run}: give the folder of a run that has ended, e.g. "
+            "--run runs/demo; a stopped one is finished by its own command with --resume"
+        )
+    result = read_result(run / "result.json")
+    text = page.document(result["recipe"], introduction(result), list(sections(run, result)))
+    with atomic_path(run / "report.html") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(run / "report.html")
+
+
+def introduction(result: Result) -> Html:
+    """What was run, above everything else."""
+    versions = result["versions"]
+    named = ", ".join(f"{n} {versions[n]}" for n in ("python", "torch") if n in versions)
+    words = f"seed {result['seed']}, {duration(result['seconds'])}, {named}"
+    return f'<p class="muted">{escape(words)}</p>{page.code(result["command"])}'
+
+
+def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
+    """Title and content of each part of which the run has left something."""
+    yield "Results", results_part(result)
+    for place, title in PRETRAINING.items():
+        content = pretraining_part(run / place)
+        if content:
+            yield title, content
+    content = control_part(run, result)
+    if content:
+        yield "Control", content
+    yield "How to repeat it", repetition_part(run, result)
+
+
+def results_part(result: Result) -> Html:
+    """The table: headline numbers, then the others folded away."""
+    groups: list[list[tuple[str, str, Measured]]] = []
+    for name, number in rows_of(result):
+        if name in result["metrics"]:
+            groups.append([(name, METRICS.get(name, ""), number)])
+        else:
+            baseline = name.partition("/")[0]
+            groups[-1].append((baseline.replace("_", " "), BASELINES.get(baseline, ""), number))
+    main = [group for group in groups if "/" not in group[0][0]]
+    rest = [group for group in groups if "/" in group[0][0]]
+    html = (
+        '<p class="muted">Bars run from 0 to 1; whiskers are 95 % intervals. '
+        "Below each number, in grey, what it must be compared with.</p>" + page.numbers(main)
+    )
+    if rest:
+        html += page.details("the same by pooling of the features", page.numbers(rest))
+    return html
+
+
+def pretraining_part(folder: Path) -> Html:
+    """Curves and pictures of one pretraining run; empty if it left neither."""
+    html = ""
+    rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
+    if rows:
+        last = rows[-1]
+        html += (
+            f'<p class="muted">{last["step"]:,} steps in {duration(last["seconds"])}.</p>'
+            f'<div class="panels">{"".join(figures.curve_panels(rows))}</div>'
+        )
+    if (folder / "pictures.npz").is_file():
+        pictures = read_pictures(folder / "pictures.npz")
+        html += contact_sheet(pictures) + neighbours(pictures)
+    return html
+
+
+def contact_sheet(pictures: Pictures) -> Html:
+    """Three rows: test images, their masks, the principal components of their features."""
+    grid = (pictures.components.shape[1], pictures.components.shape[2])
+    names = [str(pictures.classes[label]) for label in pictures.labels]
+    masked = [
+        mask_picture(image, grid, context, targets)
+        for image, context, targets in zip(
+            pictures.images, pictures.context, pictures.targets, strict=True
+        )
+    ]
+    share = " + ".join(f"{100 * part:.0f}" for part in pictures.explained)
+    sheet = ""
+    for label, row in (
+        ("test images", pictures.images),
+        ("masks", masked),
+        ("features", as_colours(pictures.components)),
+    ):
+        sheet += f"<span>{label}</span>" + "".join(
+            page.picture(image, f"{label}: {name}") for image, name in zip(row, names, strict=True)
+        )
+    columns = f"grid-template-columns: 64px repeat({len(names)}, 1fr)"
+    return "<h3>What the encoder sees, and what it makes of it</h3>" + page.figure(
+        f'<div class="scroll"><div class="sheet" style="{columns}">{sheet}</div></div>',
+        "Masks: the context that the encoder sees is shown as it is; each target block, whose "
+        "features the predictor must foresee, has a colour; the rest nobody sees. Features: "
+        f"those of all {grid[0]} × {grid[1]} patches, their first three principal components as "
+        f"red, green and blue, fitted over these images together ({share} % of the variance).",
+    )
+
+
+def neighbours(pictures: Pictures) -> Html:
+    """Each test image, and the training images nearest to it."""
+    rows = ""
+    for query in range(len(pictures.images)):
+        own = pictures.labels[query]
+        name = str(pictures.classes[own])
+        cells = near_cell(pictures.images[query], name, "", "query")
+        for image, label, similarity in zip(
+            pictures.neighbour_images[query],
+            pictures.neighbour_labels[query],
+            pictures.similarity[query],
+            strict=True,
+        ):
+            kind = "same" if label == own else "other"
+            cells += near_cell(image, str(pictures.classes[label]), f"{similarity:.2f}", kind)
+        rows += f"<div>{cells}</div>"
+    key = "".join(
+        f'<span class="key" style="background:var(--{colour})"></span>{words}'
+        for colour, words in (("blue", "same class"), ("orange", "another class"))
+    )
+    return "<h3>Nearest neighbours</h3>" + page.figure(
+        f'<div class="near">{rows}</div>',
+        f"Left, a test image; then the nearest of {pictures.bank:,} training images, by cosine of "
+        f"mean-pooled features.{key}. Over {pictures.queries:,} test images, "
+        f"{100 * pictures.same_class:.1f} % of such neighbours have the class of the query. "
+        "Images are taken evenly spaced from the set, not chosen.",
+    )
+
+
+def near_cell(image: np.ndarray, name: str, below: str, kind: str) -> Html:
+    """One image of a row of neighbours, with its class."""
+    caption = f"{escape(name)} {escape(below)}"
+    return f'<figure class="{kind}">{page.picture(image, name)}{caption}</figure>'
+
+
+def control_part(run: Path, result: Result) -> Html:
+    """Success, an episode, the energy of its first decision, and how far imagination holds."""
+    html = ""
+    bars = [
+        ("planner" if name == SUCCESS else name.partition("/")[0].replace("_", " "), number)
+        for name, number in rows_of(result)
+        if name == SUCCESS or name.endswith("/" + SUCCESS)
+    ]
+    if bars:
+        chart = page.figure(figures.success_bars(bars), classes="narrow")
+        html += f"<h3>Goals reached</h3>{chart}"
+    for folder in (run, run / "control"):
+        if (folder / "episode.npz").is_file():
+            html += episode_part(folder / "episode.npz")
+        if (folder / "dynamics.json").is_file():
+            errors = json.loads((folder / "dynamics.json").read_text())["horizon_error"]
+            html += "<h3>How far the imagination holds</h3>" + page.figure(
+                figures.horizon_error(errors), classes="narrow"
+            )
+    return html
+
+
+def episode_part(path: Path) -> Html:
+    """The player, the goal, and the energy over the first action of the first plan."""
+    with np.load(path, allow_pickle=False) as stored:
+        episode = dict(stored)
+    play = page.player(
+        episode["frames"], episode["positions"], episode["imagined"], episode["goal_position"]
+    )
+    goal = page.picture(episode["goal"], "the goal image")
+    energy = figures.energy_map(
+        episode["energy"], episode["chosen_action"], episode["action_low"], episode["action_high"]
+    )
+    return (
+        '<h3>An episode, and what the planner imagined</h3><div class="control">'
+        + page.figure(
+            play,
+            "What the agent sees. White: the way so far. Cyan: where the plan of this decision is "
+            "expected to lead, read from the imagined latents. Green ring: the goal.",
+        )
+        + page.figure(goal, "The goal, given as an image.")
+        + page.figure(
+            energy,
+            "Energy of the first plan when its first action is replaced, the rest kept. "
+            "Low is good.",
+        )
+        + "</div>"
+    )
+
+
+def repetition_part(run: Path, result: Result) -> Html:
+    """Command, configuration and versions."""
+    html = f"<h3>Command</h3>{page.code(result['command'])}"
+    if (run / CONFIG).is_file():
+        html += page.details("the whole configuration", page.code((run / CONFIG).read_text()))
+    return f"{html}<h3>Versions</h3>{page.facts(result['versions'])}"
+
+
+def duration(seconds: float) -> str:
+    """In words: 42 s, 11.4 minutes."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} minutes"

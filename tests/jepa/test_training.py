@@ -1,0 +1,284 @@
+"""Pretraining: exact resume after any kill, schedules, the target's rhythm, the watch."""
+
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader, IterableDataset
+
+from jepa.diagnostics import feature_std, rankme
+from jepa.encoder import VisionTransformer
+from jepa.files import atomic_path, load_tensors_only
+from jepa.frozen import Normalize
+from jepa.masks import MultiBlockMasks
+from jepa.metrics_log import MetricsLog, read_metrics
+from jepa.model import JEPA
+from jepa.predictor import Predictor
+from jepa.resume import ResumePoint, SafeCheckpointIO
+from jepa.schedules import warmup_cosine
+from jepa.training import Optimisation, Pretraining, decay_groups
+from jepa.watch import CollapseWatch
+
+STEPS = 14
+
+
+class Batch(NamedTuple):
+    images: torch.Tensor
+
+
+class Images(IterableDataset):
+    """Made images, a pure function of the step."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def __iter__(self):
+        step = self.start
+        while True:
+            generator = torch.Generator().manual_seed(step)
+            yield Batch(torch.randint(0, 256, (8, 1, 24, 24), generator=generator).byte())
+            step += 1
+
+
+class Data(lightning.LightningDataModule):
+    def train_dataloader(self):
+        start = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return DataLoader(Images(start), batch_size=None)
+
+
+def module(steps=STEPS, **changes):
+    torch.manual_seed(0)
+    encoder = VisionTransformer(image_size=24, patch_size=4, channels=1, dim=16, depth=2, heads=2)
+    predictor = Predictor(encoder_dim=16, native_grid=(6, 6), dim=16, depth=1, heads=2)
+    options = {"warmup_steps": 3, "gradient_clip": 1.0, "momentum": (0.9, 1.0)} | changes
+    return Pretraining(
+        model=JEPA(encoder=encoder, predictor=predictor),
+        masks=MultiBlockMasks(),
+        normalize=Normalize((0.5,), (0.25,)),
+        optimisation=Optimisation(steps=steps, **options),
+    )
+
+
+def train(out, *, resume=False, callbacks=(), accumulate=1, pretraining=None):
+    """One run; returns its module."""
+    pretraining = pretraining or module()
+    trainer = Trainer(
+        max_steps=pretraining.optimisation.steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        precision="bf16-mixed",
+        accumulate_grad_batches=accumulate,
+        logger=MetricsLog(Path(out) / "metrics.jsonl"),
+        log_every_n_steps=1,
+        callbacks=[*callbacks, ResumePoint(Path(out) / "last.ckpt", every_n_steps=4)],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+    last = Path(out) / "last.ckpt"
+    ckpt = last if resume and last.exists() else None
+    trainer.fit(pretraining, datamodule=Data(), ckpt_path=ckpt, weights_only=True)
+    return pretraining
+
+
+def weights(pretraining):
+    return torch.cat([p.detach().flatten() for p in pretraining.model.parameters()])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return weights(train(tmp_path_factory.mktemp("undisturbed")))
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {here!r})
+import torch
+torch.set_num_threads(2)
+from test_training import train, weights, SlowDown
+torch.save(weights(train({out!r}, resume=True, callbacks=[SlowDown({out!r})])), {out!r} + "/end.pt")
+"""
+
+
+class SlowDown(lightning.Callback):
+    """Lets the test see the step, and gives it the time to kill."""
+
+    def __init__(self, out):
+        self.path = Path(out) / "step"
+
+    def on_train_batch_start(self, trainer, *_):
+        self.path.write_text(str(trainer.global_step))
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("steps", [(2, 9), (6,)], ids=str)
+def test_killed_at_any_step_and_resumed_the_end_is_bit_identical(tmp_path, undisturbed, steps):
+    out = str(tmp_path)
+    command = [sys.executable, "-c", SCRIPT.format(here=str(Path(__file__).parent), out=out)]
+    for kill_at in steps:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            try:
+                if int((tmp_path / "step").read_text() or 0) >= kill_at:
+                    process.kill()
+            except FileNotFoundError:
+                pass
+            time.sleep(0.005)
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "end.pt").exists()
+        (tmp_path / "step").unlink()
+    subprocess.run(command, check=True, capture_output=True)
+    assert torch.equal(torch.load(tmp_path / "end.pt", weights_only=True), undisturbed)
+
+
+class SignalAt(lightning.Callback):
+    def __init__(self, step, number):
+        self.step, self.number = step, number
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_the_running_step_and_goes_on_identically(
+    tmp_path, undisturbed, number
+):
+    before = signal.getsignal(number)
+    train(tmp_path, callbacks=[SignalAt(6, number)])
+    assert load_tensors_only(tmp_path / "last.ckpt")["global_step"] == 7
+    assert signal.getsignal(number) == before
+    assert torch.equal(weights(train(tmp_path, resume=True)), undisturbed)
+
+
+def test_a_watched_run_is_the_same_run(tmp_path, undisturbed):
+    watched = train(tmp_path, callbacks=[CollapseWatch(every_n_steps=2)])
+    assert torch.equal(weights(watched), undisturbed)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert {"loss", "learning_rate", "momentum", "gradient_norm"} <= rows[0].keys()
+    assert any("watch/context_rank" in row for row in rows)
+
+
+def test_the_target_moves_once_an_optimiser_step_not_once_a_batch(tmp_path):
+    """With momentum 0 the target equals the encoder after each update."""
+    seen = []
+
+    class Compare(lightning.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            pairs = zip(
+                pl_module.model.target.encoder.parameters(),
+                pl_module.model.encoder.parameters(),
+                strict=True,
+            )
+            seen.append((trainer.global_step, all(torch.equal(a, b) for a, b in pairs)))
+
+    train(
+        tmp_path,
+        callbacks=[Compare()],
+        accumulate=3,
+        pretraining=module(steps=2, momentum=(0.0, 0.0), warmup_steps=0),
+    )
+    assert [step for step, _ in seen] == [0, 0, 1, 1, 1, 2]
+    assert all(same for _, same in seen)
+
+
+def test_two_half_batches_draw_different_masks():
+    pretraining = module()
+    images = torch.zeros(4, 1, 24, 24)
+    first = pretraining.draw_masks(images)
+    pretraining._micro_batch += 1
+    assert not torch.equal(first.targets, pretraining.draw_masks(images).targets)
+
+
+def test_learning_rate_follows_its_formula():
+    schedule = Optimisation(steps=100, warmup_steps=10, learning_rate=1.0, start_learning_rate=0.2)
+    assert schedule.learning_rate_at(0) == 0.2
+    assert schedule.learning_rate_at(5) == pytest.approx(0.6)
+    for step in (10, 37, 99):
+        expected = 1e-6 + (1 - 1e-6) * (1 + math.cos(math.pi * (step - 10) / 90)) / 2
+        assert schedule.learning_rate_at(step) == pytest.approx(expected)
+    assert schedule.weight_decay_at(0) == 0.04
+    assert schedule.weight_decay_at(100) == pytest.approx(0.4)
+    assert schedule.momentum_at(50) == pytest.approx(0.998)
+    assert warmup_cosine(500, steps=100, warmup=10, start=0, peak=1, end=0.1) == 0.1
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"steps": 5, "warmup_steps": 6}, {"steps": 5, "momentum": (0.9, 1.1)}]
+)
+def test_impossible_schedules_are_refused(bad):
+    with pytest.raises(ValueError, match="got"):
+        Optimisation(**bad)
+
+
+def test_only_parameters_of_several_dimensions_decay():
+    pretraining = module()
+    decayed, free = decay_groups(pretraining.model)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim <= 1 for p in free["params"])
+    learnt = [p for p in pretraining.model.parameters() if p.requires_grad]
+    assert len(decayed["params"]) + len(free["params"]) == len(learnt)
+    assert any(p is pretraining.model.predictor.mask_token for p in decayed["params"])
+
+
+def test_rankme_of_known_spectra():
+    assert rankme(torch.eye(16)).item() == pytest.approx(16, rel=1e-3)
+    assert rankme(torch.ones(50, 8)).item() == pytest.approx(1, rel=1e-3)
+    features = torch.randn(100, 20, generator=torch.Generator().manual_seed(0)).double()
+    share = torch.linalg.eigvalsh(features.T @ features).clamp_min(0).sqrt()
+    share = share / share.sum()
+    expected = torch.exp(-(share * share.log()).sum())
+    assert rankme(features).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert rankme(torch.zeros(5, 3)).isfinite()
+    assert feature_std(torch.ones(50, 8)) == 0
+
+
+def test_collapse_is_said_once_with_a_remedy(caplog):
+    watch = CollapseWatch(share=0.1)
+    with caplog.at_level(logging.WARNING):
+        watch.judge({"context_std": 1.0}, 0)
+        watch.judge({"context_std": 0.5}, 50)
+        assert not caplog.records
+        watch.judge({"context_std": 0.05}, 100)
+        watch.judge({"context_std": 0.04}, 150)
+        watch.judge({"target_std": math.nan}, 150)
+    assert [record.args[0] for record in caplog.records] == ["context_std", "target_std"]
+    assert "momentum" in caplog.text
+
+
+def test_metrics_continue_where_the_checkpoint_was(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "seconds": 5.0, "loss": 1.0}\n{"step": 9, "seconds": 60.0}\n{"st')
+    log = MetricsLog(path, start_step=4)
+    assert log.seconds >= 5.0
+    log.log_metrics({"loss": 0.5, "epoch": 0}, step=5)
+    assert [row["step"] for row in read_metrics(path)] == [1, 5]
+    MetricsLog(path)
+    assert read_metrics(path) == []
+
+
+def test_a_failed_write_leaves_the_previous_file(tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"whole")
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [path]
