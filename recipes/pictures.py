@@ -66,15 +66,19 @@ def save_pictures(
 
     Training and test images share nothing, so a neighbour never is the query itself.
     """
-    shown = next(iter(data.evaluation_loader("test", limit=SHOWN)))
+    shown = next(iter(data.evaluation_loader("test", rows=data.draw("test", SHOWN, "shown"))))
     grid = frozen.grid(shown.images)
     drawn = masks.sample(grid, len(shown.images), seeds.generator(seed, "pictures"))
     tokens = frozen(shown.images.to(device_of(frozen))).float().cpu()
     components, explained = principal_components(tokens)
 
     own, _, _ = described(frozen, [shown])
-    bank, bank_labels, bank_images = described(frozen, data.evaluation_loader("train", limit=BANK))
-    queries, query_labels, _ = described(frozen, data.evaluation_loader("test", limit=QUERIES))
+    bank, bank_labels, bank_images = described(
+        frozen, data.evaluation_loader("train", rows=data.draw("train", BANK, "bank"))
+    )
+    queries, query_labels, _ = described(
+        frozen, data.evaluation_loader("test", rows=data.draw("test", QUERIES, "queries"))
+    )
     similarity, index = nearest(own, bank, min(NEIGHBOURS, len(bank)))
     _, theirs = nearest(queries, bank, min(NEIGHBOURS, len(bank)))
     pictures = Pictures(
@@ -203,7 +207,5 @@ def outline(region: Bool[np.ndarray, "H W"], width: int = 2) -> Bool[np.ndarray,
     inner = region
     for _ in range(width):
         padded = np.pad(inner, 1)
-        inner = (
-            inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-        )
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return region & ~inner
