@@ -1,4 +1,6 @@
-"""Energies: how bad an imagined future is. They add up: `0.7 * GoalDistance(goal) + ActionEffort()`.
+"""Energies: how bad an imagined future is; `0.7 * GoalDistance(goal) + 0.1 * ActionEffort()`.
+
+They add up and take weights.
 
 States are [*S, B, H] and actions [*S, B, H, A], with any number of sample dimensions in front of
 the batch; what belongs to an environment, such as its goal, is [B, ...] and broadcasts over them.
