@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import no_type_check
 
 import faiss
 import numpy as np
@@ -34,6 +35,7 @@ class KNNProbe(ClassifierMixin, BaseEstimator):
         bank_, codes_: rows [n, D] and the class number [n] of each.
     """
 
+    @no_type_check  # scikit-learn's rule: the constructor takes anything, `fit` refuses
     def __init__(self, k: int = 20, temperature: float = 0.07) -> None:
         self.k = k
         self.temperature = temperature

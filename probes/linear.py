@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import no_type_check
 
 import numpy as np
 import torch
@@ -57,6 +59,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         classes_: sorted labels.
     """
 
+    @no_type_check  # scikit-learn's rule: the constructor takes anything, `fit` refuses
     def __init__(
         self,
         C: float | None = None,
@@ -154,6 +157,17 @@ def _all_columns(logits: np.ndarray | Tensor) -> Tensor:
     return F.pad(logits, (1, 0)) if logits.shape[1] == 1 else logits
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Small problems lose more to waking threads, up to 50x on a busy machine, than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Problem:
     """The penalised mean loss of one training set; theta [D + 1, c] = weights over intercepts.
 
@@ -210,7 +224,7 @@ class _Problem:
             max_iter=max_iter,
             max_eval=2 * max_iter,
             tolerance_grad=tol,
-            tolerance_change=1e-14,
+            tolerance_change=1e-16,
             history_size=20,
             line_search_fn="strong_wolfe",
         )
@@ -225,8 +239,9 @@ class _Problem:
             scaled.grad = torch.cat([slope, gradient[-1:]])
             return loss
 
-        optimiser.step(closure)
-        closure()
+        with _threads(1 if self.Z.numel() < 1_000_000 else torch.get_num_threads()):
+            optimiser.step(closure)
+            closure()
         assert scaled.grad is not None
         left = float(scaled.grad.abs().max())
         if left > 10 * tol:
