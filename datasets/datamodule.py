@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from jepa.seeds import generator
 
 from .images import ImageSet, InMemoryImages, Split, open_images
 from .loaders import EvaluationBatches, ImageBatch, TrainBatches
@@ -181,14 +185,32 @@ class ImageDataModule(LightningDataModule):
         )
 
     def evaluation_loader(
-        self, split: Split, *, limit: int | None = None, batch_size: int = 256
+        self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 256
     ) -> EvaluationLoader:
-        """A split in order, without augmentation; `limit` images evenly spaced over it."""
+        """A split in order, or the images `rows` of it, without augmentation."""
         batches = EvaluationBatches(
             self.images(split),
             batch_size=batch_size,
             image_size=self.image_size,
             channels=self.channels,
-            limit=limit,
+            rows=rows,
         )
         return EvaluationLoader(batches, workers=self.workers, max_unreadable=self.max_unreadable)
+
+    def draw(self, split: Split, count: int, *purpose: str) -> Int64[Tensor, " count"]:
+        """At most `count` different images of a split, in random order under the named seed."""
+        n = len(self.images(split))
+        return torch.randperm(n, generator=generator(self.seed, *purpose))[:count]
+
+
+class MadeImages(ImageDataModule):
+    """An `ImageDataModule` over images that are there already, such as frames of an environment.
+
+    Args:
+        images: the sets by split.
+        options: as for `ImageDataModule`.
+    """
+
+    def __init__(self, images: Mapping[Split, ImageSet], **options: Any) -> None:
+        super().__init__(source="made", **options)
+        self._sets.update(images)

@@ -145,7 +145,7 @@ class EvaluationBatches(Dataset):
         batch_size: rows per batch; fewer in the last one and where images are unreadable.
         image_size: side S of the result, in pixels.
         channels: of the result, 1 or 3.
-        limit: take only this many images, evenly spaced over the set.
+        rows: indices of the images to take; None: all.
     """
 
     def __init__(
@@ -155,14 +155,13 @@ class EvaluationBatches(Dataset):
         batch_size: int,
         image_size: int,
         channels: int,
-        limit: int | None = None,
+        rows: Int64[Tensor, " rows"] | None = None,
     ) -> None:
-        if batch_size < 1 or (limit is not None and limit < 1):
-            raise ValueError(f"batch_size and limit are at least 1; got {batch_size}, {limit}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is at least 1; got {batch_size}")
         self.images, self.batch_size, self.image_size = images, batch_size, image_size
         self.channels = channels
-        rows = len(images) if limit is None else min(limit, len(images))
-        self.rows = torch.arange(rows) * len(images) // rows if rows else torch.arange(0)
+        self.rows = torch.arange(len(images)) if rows is None else rows
         self.transform = eval_transform(
             image_size, given=images.size, channels=(images.channels, channels)
         )

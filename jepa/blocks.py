@@ -65,13 +65,15 @@ def transformer_blocks(dim: int, depth: int, heads: int, mlp_ratio: float) -> nn
 
 
 def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
-    """Truncated normal (0.02) and zero biases, then residual branches scaled by 1/sqrt(2 layer).
+    """Truncated normal of variance 1 / inputs (LeCun et al. 1998) and zero biases, then residual
+    branches scaled by 1/sqrt(2 layer).
 
-    The scaling comes last; the published code draws again after it and so undoes it.
+    The published 0.02 suits widths near 2,500; in narrow networks it lets the positions drown
+    the pixels. The scaling comes last; the published code draws again after it and so undoes it.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=0.02)
+            nn.init.trunc_normal_(part.weight, std=part.in_features**-0.5)
             nn.init.zeros_(part.bias)
     for layer, block in enumerate(blocks, start=1):
         for branch in ("attn.proj", "mlp.fc2"):

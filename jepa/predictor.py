@@ -28,9 +28,9 @@ class Predictor(nn.Module):
 
     def __init__(
         self,
-        *,
         encoder_dim: int,
         native_grid: Grid,
+        *,
         dim: int = 384,
         depth: int = 12,
         heads: int = 12,

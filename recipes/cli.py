@@ -18,8 +18,8 @@ from jsonargparse import ArgumentParser
 
 from jepa import seeds
 
-from .control import control
-from .demo import demo
+#from .control import control
+#from .demo import demo
 from .folder import claim, stored_config
 from .pretrain import pretrain
 from .probe import probe
@@ -27,7 +27,7 @@ from .report import report
 from .results import results
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    command.__name__: command for command in (pretrain, probe, control, demo, report, results)
+    command.__name__: command for command in (pretrain, probe, report, results)
 }
 
 
@@ -56,7 +56,7 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
         arguments = [*stored_config(arguments), *arguments]
     config = parser.parse_args(arguments)
     if "out" in config:
-        shown = parser.dump(config, skip_none=False)
+        shown = parser.dump(config, skip_unset=False)
         claim(Path(config.out), resume=config.get("resume", False), config=shown)
     torch.manual_seed(seeds.derive(config.get("seed", 0), "init"))
     built = parser.instantiate(config)

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .results import Measured
+
+Vector: TypeAlias = Float[np.ndarray, "2"]  # (x, y)
 
 # Matplotlib draws with placeholder colours; the page's style sheet says what they are.
 INK, MUTED, GRID, BAD = "#000001", "#000002", "#000003", "#000004"
@@ -29,7 +32,7 @@ VARIABLES = {
     GREEN: "green",
     PURPLE: "purple",
 }
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "figure.constrained_layout.use": True,
@@ -72,88 +75,110 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """A small chart of metrics over optimiser steps."""
+    """A chart of metrics over optimiser steps, large or small; `smooth` adds a running mean."""
 
     title: str
     curves: tuple[Curve, ...]
+    large: bool = False
     smooth: bool = False
 
 
 PANELS = (
-    Panel("Loss (smooth L1)", (Curve("loss"),), smooth=True),
+    Panel("Loss (smooth L1)", (Curve("loss"),), large=True, smooth=True),
     Panel(
-        "Online probes, held-out top-1",
+        "Online probes: top-1 on held-out training images",
         (
             Curve("online/target/linear_top1", "target, linear", BLUE),
-            Curve("online/student/linear_top1", "student, linear", ORANGE),
             Curve("online/target/knn_top1", "target, kNN", BLUE, "--"),
+            Curve("online/student/linear_top1", "student, linear", ORANGE),
             Curve("online/student/knn_top1", "student, kNN", ORANGE, "--"),
         ),
+        large=True,
     ),
-    Panel("Effective rank of context features", (Curve("watch/context_rank", colour=GREEN),)),
+    Panel("Effective rank", (Curve("watch/context_rank", colour=GREEN),)),
     Panel(
-        "Standard deviation of features",
+        "Feature spread (std)",
         (
-            Curve("watch/context_std", "context, over images", GREEN),
-            Curve("watch/target_std", "target, over tokens", PURPLE),
+            Curve("watch/context_std", "context", GREEN),
+            Curve("watch/target_std", "target", PURPLE),
         ),
     ),
-    Panel("Gradient norm before clipping", (Curve("gradient_norm", colour=MUTED),), smooth=True),
+    Panel("Gradient norm", (Curve("gradient_norm", colour=MUTED),), smooth=True),
     Panel("Learning rate", (Curve("learning_rate", colour=MUTED),)),
-    Panel("Momentum of the target", (Curve("momentum", colour=MUTED),)),
+    Panel("Target momentum", (Curve("momentum", colour=MUTED),)),
 )
 
 
-def curve_panels(rows: Sequence[Mapping[str, float]]) -> list[str]:
-    """A chart for every panel of which the rows have a curve. Steps of NaN are marked."""
+def curve_panels(rows: Sequence[Mapping[str, float]], *, large: bool) -> list[str]:
+    """A chart for every large, or every small, panel of which the rows have a curve.
+
+    Below the steps of the large ones stand the minutes.
+    """
     known = {name for row in rows for name in row}
-    charts = []
-    for panel in PANELS:
-        curves = [curve for curve in panel.curves if curve.metric in known]
-        if curves:
-            charts.append(_curve_panel(panel, curves, rows))
-    return charts
+    return [
+        _curve_panel(panel, [curve for curve in panel.curves if curve.metric in known], rows)
+        for panel in PANELS
+        if panel.large == large and known & {curve.metric for curve in panel.curves}
+    ]
 
 
 def _curve_panel(panel: Panel, curves: Sequence[Curve], rows: Sequence[Mapping[str, float]]) -> str:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.3, 2.5))
-        axes = figure.add_subplot(title=panel.title, xlabel="step")
+        figure = Figure(figsize=(5.5, 2.9) if panel.large else (2.2, 1.75))
+        axes = figure.add_subplot(title=panel.title)
         for curve in curves:
             _draw_curve(axes, curve, rows, panel.smooth)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5 if panel.large else 3, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5 if panel.large else 3))
+        if panel.large:
+            steps, seconds = np.array([(row["step"], row["seconds"]) for row in rows]).T
+            axes.xaxis.set_major_formatter(
+                lambda step, _: f"{step:,.0f}\n{np.interp(step, steps, seconds) / 60:.1f} min"
+            )
         if axes.get_legend_handles_labels()[1]:
-            axes.legend()
+            if panel.large:
+                figure.legend(loc="outside lower center", ncols=4)
+            else:
+                axes.legend()
         return svg(figure, panel.title)
 
 
 def _draw_curve(
     axes: Axes, curve: Curve, rows: Sequence[Mapping[str, float]], smooth: bool
 ) -> None:
+    """A line through the logged values; steps at which the value is not finite are marked."""
     points = [(row["step"], row[curve.metric]) for row in rows if curve.metric in row]
     steps, values = np.array(points, dtype=float).T
-    finite = np.isfinite(values)
-    values = np.where(finite, values, np.nan)
-    marker = "o" if finite.sum() <= 12 else None
-    width = len(values) // 40 if smooth else 0
-    look = dict(color=curve.colour, linestyle=curve.style, label=curve.words)
-    if width > 1:
-        axes.plot(steps, values, color=curve.colour, alpha=0.3, linewidth=0.8)
-        means = np.convolve(values, np.full(width, 1 / width), mode="valid")
-        axes.plot(steps[width // 2 :][: len(means)], means, **look)
-    else:
-        axes.plot(steps, values, marker=marker, markersize=3, **look)
-    if not finite.all():
-        at_bottom = axes.get_xaxis_transform()
-        lost = steps[~finite]
-        axes.plot(lost, 0 * lost, "x", color=BAD, transform=at_bottom, label="not finite")
+    lost = ~np.isfinite(values)
+    new = np.append(True, values[1:] != values[:-1])  # rows repeat what is measured more rarely
+    new[-1] = True
+    shown_steps, shown_values = steps[new], np.where(lost, np.nan, values)[new]
+    marker = "o" if len(shown_values) <= 12 else ""
+    window = len(shown_values) // 40 if smooth else 1
+    if window > 1:
+        axes.plot(shown_steps, shown_values, color=curve.colour, alpha=0.3, linewidth=0.8)
+        shown_values = np.convolve(shown_values, np.full(window, 1 / window), mode="valid")
+        shown_steps, marker = shown_steps[window // 2 :][: len(shown_values)], ""
+    axes.plot(
+        shown_steps,
+        shown_values,
+        color=curve.colour,
+        linestyle=curve.style,
+        marker=marker,
+        markersize=3,
+        label=curve.words,
+    )
+    if lost.any():
+        bottom = axes.get_xaxis_transform()
+        axes.plot(
+            steps[lost], 0 * steps[lost], "x", color=BAD, transform=bottom, label="not finite"
+        )
 
 
 def success_bars(bars: Sequence[tuple[str, Measured]]) -> str:
     """Horizontal bars of shares with their intervals; the first is ours."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.5 + 0.42 * len(bars)))
+        figure = Figure(figsize=(5.5, 0.5 + 0.42 * len(bars)))
         axes = figure.add_subplot(xlim=(0, 1.16))
         for i, (_, bar) in enumerate(bars):
             colour = BLUE if i == 0 else MUTED
@@ -173,9 +198,9 @@ def success_bars(bars: Sequence[tuple[str, Measured]]) -> str:
 
 def energy_map(
     energy: Float[np.ndarray, "R R"],
-    chosen: Float[np.ndarray, "2"],
-    low: Float[np.ndarray, "2"],
-    high: Float[np.ndarray, "2"],
+    chosen: Vector,
+    low: Vector,
+    high: Vector,
 ) -> str:
     """Energy over the first action, x to the right and y down as on the screen."""
     with matplotlib.rc_context(STYLE):
@@ -185,9 +210,9 @@ def energy_map(
         extent = (low[0], high[0], high[1], low[1])
         image = axes.imshow(values, cmap="viridis", extent=extent)
         if values.count() and np.ptp(values) > 0:
-            axes.contour(values, levels=8, extent=extent, origin="upper", colors="w", alpha=0.5, linewidths=0.6)  # fmt: skip
-        axes.plot(*chosen, "o", color="#e2583e", markeredgecolor="w", markersize=8)
-        axes.annotate("chosen", chosen, (7, 7), textcoords="offset points", color="w")
+            across, down = (np.linspace(low[i], high[i], len(energy)) for i in (0, 1))
+            axes.contour(across, down, values, 8, colors="w", alpha=0.5, linewidths=0.6)
+        axes.plot(*chosen, "o", color="#e2583e", markeredgecolor="w", markersize=8, clip_on=False)
         axes.grid(visible=False)
         figure.colorbar(image, ax=axes, label="energy", shrink=0.9).outline.set_visible(False)
         return svg(figure, "Energy over the first action of the plan")
@@ -196,9 +221,8 @@ def energy_map(
 def horizon_error(errors: Sequence[float]) -> str:
     """Error of the imagined position against the number of decisions ahead."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.1, 2.6))
-        axes = figure.add_subplot(xlabel="decisions ahead", ylabel="px")
-        axes.set_title("Error of the imagined position")
+        figure = Figure(figsize=(5.5, 2.2))
+        axes = figure.add_subplot(xlabel="decisions ahead", ylabel="error, px")
         axes.plot(range(1, len(errors) + 1), errors, "o-", color=BLUE, markersize=3.5)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -36,12 +36,11 @@ a { color: var(--blue); text-decoration: none; } a:hover { text-decoration: unde
 code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
   padding: 12px 16px; margin: 10px 0; overflow-x: auto; }
-.wrap pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--muted); font-size: 14px; }
 figure { margin: 0; } figcaption { margin-top: 6px; max-width: 74ch; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-img { display: block; } img.pixels, canvas { image-rendering: pixelated; }
+img { display: block; } img.pixels { image-rendering: pixelated; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .numbers { width: 100%; margin: 14px 0; }
@@ -51,7 +50,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .numbers .ours th, .numbers .ours td { font-weight: 650; padding-top: 16px; }
 .numbers .ours small { font-weight: 400; } .numbers small { color: var(--muted); }
 .numbers .base th { padding-left: 22px; }
-.numbers td:last-child { width: 34%; padding-right: 0; }
+.numbers td:last-child { width: 36%; padding-right: 0; }
 .bar { display: block; position: relative; height: 13px; background: var(--panel);
   border-radius: 3px; min-width: 160px; }
 .bar b { position: absolute; inset: 0 auto 0 0; background: var(--muted); opacity: .45;
@@ -61,14 +60,17 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   border-width: 0 1.5px; }
 .bar i::after { content: ""; position: absolute; left: 0; right: 0; top: 50%; margin-top: -.75px;
   height: 1.5px; background: var(--ink); }
-.panels { display: grid; gap: 22px 30px; margin: 14px 0;
-  grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
+.large, .small { display: grid; gap: 22px 26px; margin: 14px 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.small { grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 18px 14px; }
+.large > *, .small > * { max-width: 640px; }
 .sheet { display: grid; gap: 8px; margin: 14px 0; min-width: 760px; align-items: center; }
 .sheet img { width: 100%; border-radius: 3px; }
 .sheet span { font-size: 13px; color: var(--muted); line-height: 1.35; }
 .near { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr));
   gap: 16px 40px; margin: 14px 0; }
-.near > div { display: grid; grid-template-columns: repeat(6, 1fr); gap: 7px; }
+.near > div { display: grid; gap: 7px;
+  grid-template-columns: minmax(0, 1.16fr) repeat(5, minmax(0, 1fr)); }
 .near figure { font-size: 11px; line-height: 1.25; color: var(--muted); text-align: center;
   overflow-wrap: anywhere; }
 .near img { width: 100%; border-radius: 4px; border: 3px solid transparent; margin-bottom: 3px; }
@@ -85,7 +87,6 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .player button { font: inherit; color: inherit; background: var(--panel); cursor: pointer;
   border: 1px solid var(--line); border-radius: 6px; padding: 2px 0; width: 64px; }
 .control img { width: 100%; border-radius: 6px; }
-.narrow { max-width: 640px; }
 @media (max-width: 900px) { .control { grid-template-columns: 1fr; }
   .near { grid-template-columns: 1fr; } }
 @media print { .player div { display: none; } }

@@ -37,7 +37,9 @@ class Pictures:
     images: test images, evenly spaced over the set. labels: theirs; `classes` names them.
     context, targets: masks of these images, raster indices on the grid of patches.
     components: first three principal components of their patch features, fitted over all of
-        them. explained: the share of the variance that each component has.
+        them, after the mean feature of each position has been subtracted.
+    explained: the share of the remaining variance that each component has.
+    placed: the share of the variance of patch features that the position alone explains.
     neighbour_images, neighbour_labels, similarity: the nearest training images by cosine of
         mean-pooled features, nearest first.
     bank: how many training images were searched.
@@ -51,6 +53,7 @@ class Pictures:
     targets: Int64[np.ndarray, "n M Nt"]
     components: Float32[np.ndarray, "n h w 3"]
     explained: Float32[np.ndarray, "3"]
+    placed: float
     neighbour_images: UInt8[np.ndarray, "n k s t C"]
     neighbour_labels: Int64[np.ndarray, "n k"]
     similarity: Float32[np.ndarray, "n k"]
@@ -69,8 +72,8 @@ def save_pictures(
     shown = next(iter(data.evaluation_loader("test", rows=data.draw("test", SHOWN, "shown"))))
     grid = frozen.grid(shown.images)
     drawn = masks.sample(grid, len(shown.images), seeds.generator(seed, "pictures"))
-    tokens = frozen(shown.images.to(device_of(frozen))).float().cpu()
-    components, explained = principal_components(tokens)
+    by_place, placed = position_means(frozen, data.evaluation_loader("test", limit=QUERIES))
+    components, explained = principal_components(features_of(frozen, shown.images) - by_place)
 
     own, _, _ = described(frozen, [shown])
     bank, bank_labels, bank_images = described(
@@ -89,6 +92,7 @@ def save_pictures(
         targets=drawn.targets.cpu().numpy(),
         components=components.unflatten(1, grid).numpy(),
         explained=explained.numpy(),
+        placed=placed,
         neighbour_images=channels_last(bank_images[torch.from_numpy(index)]),
         neighbour_labels=bank_labels[index],
         similarity=similarity.astype(np.float32),
@@ -104,7 +108,9 @@ def read_pictures(path: Path) -> Pictures:
     """The pictures that a run has left."""
     with np.load(path, allow_pickle=False) as stored:
         values = dict(stored)
-    scalars = {name: values.pop(name).item() for name in ("bank", "queries", "same_class")}
+    scalars = {
+        name: values.pop(name).item() for name in ("placed", "bank", "queries", "same_class")
+    }
     return Pictures(**values, **scalars)
 
 
@@ -114,16 +120,28 @@ def described(
     """Mean-pooled features, labels and thumbnails of every image."""
     features, labels, images = [], [], []
     for batch in batches:
-        tokens = frozen(batch.images.to(device_of(frozen)))
-        features.append(tokens.float().mean(dim=1).cpu())
+        features.append(features_of(frozen, batch.images).mean(dim=1))
         labels.append(batch.labels)
         images.append(thumbnails(batch.images, SMALL_SIDE))
     return torch.cat(features).numpy(), torch.cat(labels).numpy(), torch.cat(images)
 
 
-def device_of(frozen: FrozenEncoder) -> torch.device:
-    """Where the encoder is."""
-    return frozen.normalize.shift.device
+def features_of(
+    frozen: FrozenEncoder, images: UInt8[Tensor, "B C H W"]
+) -> Float32[Tensor, "B N D"]:
+    """Patch features, computed where the encoder is."""
+    return frozen(images.to(frozen.normalize.shift.device)).float().cpu()
+
+
+def position_means(
+    frozen: FrozenEncoder, batches: Iterable
+) -> tuple[Float32[Tensor, "N D"], float]:
+    """Mean feature of each position over the images, and its share of the variance."""
+    tokens = torch.cat([features_of(frozen, batch.images) for batch in batches])
+    means = tokens.mean(dim=0)
+    total = (tokens - tokens.mean(dim=(0, 1))).square().mean()
+    share = (means - means.mean(dim=0)).square().mean() / total.clamp_min(1e-30)
+    return means, share.item()
 
 
 def thumbnails(images: UInt8[Tensor, "B C H W"], side: int) -> UInt8[Tensor, "B C s t"]:

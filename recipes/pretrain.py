@@ -157,7 +157,7 @@ def pretrain(
         normalize=normalisation(data, mean, std),
         name=name,
         seed=seed,
-        callbacks=[] if online is None else [online_probes(data, online, seed)],
+        callbacks=[] if online is None else [online_probes(data, online)],
         hardware=hardware,
         accumulate=accumulate,
         checkpoint_every=checkpoint_every,
@@ -253,7 +253,7 @@ def normalisation(
     """As given, or measured on up to 2,000 training images."""
     if mean is not None and std is not None:
         return Normalize(mean, std)
-    loader = data.evaluation_loader("train", limit=2000)
+    loader = data.evaluation_loader("train", rows=data.draw("train", 2000, "normalisation"))
     pixels = torch.cat([batch.images.double().transpose(0, 1).flatten(1) for batch in loader], 1)
     pixels /= 255
     return Normalize(
@@ -262,7 +262,11 @@ def normalisation(
     )
 
 
-def online_probes(data: ImageDataModule, online: Online, seed: int) -> OnlineProbes:
+def online_probes(data: ImageDataModule, online: Online) -> OnlineProbes:
     """Disjoint training images for the bank and for the test: the test split is not touched."""
-    bank, held_out = data.split_training(online.bank, online.held_out, seed=seed)
-    return OnlineProbes(bank, held_out, every_n_steps=online.every_n_steps)
+    rows = data.draw("train", online.bank + online.held_out, "online")
+    return OnlineProbes(
+        data.evaluation_loader("train", rows=rows[: -online.held_out]),
+        data.evaluation_loader("train", rows=rows[-online.held_out :]),
+        every_n_steps=online.every_n_steps,
+    )

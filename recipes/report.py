@@ -19,15 +19,15 @@ from .pictures import Pictures, as_colours, mask_picture, read_pictures
 from .results import Measured, Result, read_result, rows_of
 
 METRICS = {
-    "linear_top1": "linear probe on frozen features, top-1 accuracy",
-    "knn_top1": "k nearest neighbours on frozen features, top-1 accuracy",
-    "two_rooms_success": "share of TwoRooms goals reached by planning",
+    "linear_top1": "linear probe, top-1 accuracy",
+    "knn_top1": "nearest neighbours, top-1 accuracy",
+    "two_rooms_success": "share of goals reached",
 }
 BASELINES = {
     "raw_pixels": "the pixels as features",
-    "random_encoder": "same architecture, untrained weights",
+    "random_encoder": "same architecture, untrained",
     "random_policy": "random actions",
-    "oracle": "the same planner on the true dynamics",
+    "oracle": "planner on the true dynamics",
 }
 SUCCESS = "two_rooms_success"
 PRETRAINING = {
@@ -104,7 +104,8 @@ def pretraining_part(folder: Path) -> Html:
         last = rows[-1]
         html += (
             f'<p class="muted">{last["step"]:,} steps in {duration(last["seconds"])}.</p>'
-            f'<div class="panels">{"".join(figures.curve_panels(rows))}</div>'
+            f'<div class="large">{"".join(figures.curve_panels(rows, large=True))}</div>'
+            f'<div class="small">{"".join(figures.curve_panels(rows, large=False))}</div>'
         )
     if (folder / "pictures.npz").is_file():
         pictures = read_pictures(folder / "pictures.npz")
@@ -137,8 +138,10 @@ def contact_sheet(pictures: Pictures) -> Html:
         f'<div class="scroll"><div class="sheet" style="{columns}">{sheet}</div></div>',
         "Masks: the context that the encoder sees is shown as it is; each target block, whose "
         "features the predictor must foresee, has a colour; the rest nobody sees. Features: "
-        f"those of all {grid[0]} × {grid[1]} patches, their first three principal components as "
-        f"red, green and blue, fitted over these images together ({share} % of the variance).",
+        f"first three principal components of the {grid[0]} × {grid[1]} patch features as red, "
+        "green and blue, fitted over these images together, after the mean of each position is "
+        f"subtracted, so that colour is content, not place ({share} % of what remains; place "
+        f"alone is {100 * pictures.placed:.0f} % of the variance).",
     )
 
 
@@ -173,30 +176,29 @@ def neighbours(pictures: Pictures) -> Html:
 
 def near_cell(image: np.ndarray, name: str, below: str, kind: str) -> Html:
     """One image of a row of neighbours, with its class."""
-    caption = f"{escape(name)} {escape(below)}"
+    caption = f"{escape(name)}<br>{escape(below)}"
     return f'<figure class="{kind}">{page.picture(image, name)}{caption}</figure>'
 
 
 def control_part(run: Path, result: Result) -> Html:
-    """Success, an episode, the energy of its first decision, and how far imagination holds."""
-    html = ""
+    """An episode, the energy of its first decision, success, and how far imagination holds."""
+    html, charts = "", ""
+    for folder in (run, run / "control"):
+        if (folder / "episode.npz").is_file():
+            html += episode_part(folder / "episode.npz")
     bars = [
         ("planner" if name == SUCCESS else name.partition("/")[0].replace("_", " "), number)
         for name, number in rows_of(result)
         if name == SUCCESS or name.endswith("/" + SUCCESS)
     ]
     if bars:
-        chart = page.figure(figures.success_bars(bars), classes="narrow")
-        html += f"<h3>Goals reached</h3>{chart}"
+        charts += f"<div><h3>Goals reached</h3>{figures.success_bars(bars)}</div>"
     for folder in (run, run / "control"):
-        if (folder / "episode.npz").is_file():
-            html += episode_part(folder / "episode.npz")
         if (folder / "dynamics.json").is_file():
             errors = json.loads((folder / "dynamics.json").read_text())["horizon_error"]
-            html += "<h3>How far the imagination holds</h3>" + page.figure(
-                figures.horizon_error(errors), classes="narrow"
-            )
-    return html
+            chart = figures.horizon_error(errors)
+            charts += f"<div><h3>Error of the imagined position</h3>{chart}</div>"
+    return f'{html}<div class="large">{charts}</div>' if charts else html
 
 
 def episode_part(path: Path) -> Html:
@@ -220,8 +222,8 @@ def episode_part(path: Path) -> Html:
         + page.figure(goal, "The goal, given as an image.")
         + page.figure(
             energy,
-            "Energy of the first plan when its first action is replaced, the rest kept. "
-            "Low is good.",
+            "Energy of the first plan with its first action replaced, the rest kept: lower is "
+            "nearer to the goal. The dot is the action taken.",
         )
         + "</div>"
     )

@@ -251,10 +251,12 @@ def test_seeded_transforms_repeat():
     assert tuple(once[0].shape) == (3, 8, 8)
 
 
-def test_evaluation_limit_is_spread_over_the_set():
-    made = EvaluationBatches(in_memory(), batch_size=4, image_size=12, channels=3, limit=6)
+def test_evaluation_of_chosen_rows():
+    made = EvaluationBatches(
+        in_memory(), batch_size=4, image_size=12, channels=3, rows=torch.tensor([3, 0, 7, 7, 1, 19])
+    )
     labels = [label for k in range(len(made)) for label in made[k].labels.tolist()]
-    assert labels == [0, 3, 7, 11, 15, 19]
+    assert labels == [3, 0, 7, 7, 1, 19]
     assert made[0].images.shape[1] == 3
 
 

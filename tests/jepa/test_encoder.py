@@ -130,7 +130,7 @@ def test_residual_branches_are_scaled_by_depth_after_the_draw():
     encoder = small(dim=128, heads=2, depth=8)
     for layer, block in enumerate(encoder.blocks, start=1):
         assert block.mlp.fc2.weight.std().item() == pytest.approx(
-            0.02 / math.sqrt(2 * layer), rel=0.05
+            1 / math.sqrt(4 * 128 * 2 * layer), rel=0.05
         )
 
 
