@@ -6,71 +6,11 @@ import torch
 from jaxtyping import Float, UInt8
 from tensordict import TensorDict
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from jepa.frozen import FrozenEncoder
 
 from .planner import unroll
-
-
-class SpatialPCA(nn.Module):
-    """Patch tokens to a vector that still knows where things are.
-
-    The tokens are average-pooled over `pool` x `pool` patches, flattened with their places
-    (never averaged over the picture, which would lose them), centred and projected on their
-    leading principal components, not whitened. Of features that move with an object the leading
-    components are the smooth functions of its place, so that Euclidean distances keep a slope
-    where single patches would only say "elsewhere". All are divided by one number, the root
-    mean square distance from the mean.
-
-    Args:
-        components: size D of the vector.
-        pool: side of the pooled cells, in patches.
-    """
-
-    mean: Tensor
-    basis: Tensor
-    scale: Tensor
-    spread: Tensor
-
-    def __init__(self, *, components: int = 32, pool: int = 1) -> None:
-        super().__init__()
-        self.components, self.pool = components, pool
-        for name in ("mean", "basis", "scale", "spread"):
-            self.register_buffer(name, torch.empty(0))
-
-    @torch.no_grad()
-    def fit(self, tokens: Float[Tensor, "S N D"], grid: tuple[int, int]) -> SpatialPCA:
-        """Exact, from the Gram matrix of the S samples; a few thousand samples are plenty."""
-        flat = self._flatten(tokens, grid).double()
-        if len(flat) <= self.components:
-            raise ValueError(
-                f"{self.components} components need more than {self.components} frames; "
-                f"got {len(flat)}"
-            )
-        mean = flat.mean(dim=0)
-        centred = flat - mean
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        values = values[-self.components :].flip(0)
-        basis = centred.T @ vectors[:, -self.components :].flip(1) / values.sqrt()
-        projected = centred @ basis
-        scale = projected.square().sum(dim=1).mean().sqrt()
-        self.mean, self.basis, self.scale = mean.float(), basis.float(), scale.float()
-        self.spread = (projected / scale).std(dim=0).float()
-        return self
-
-    def forward(
-        self, tokens: Float[Tensor, "B N D"], grid: tuple[int, int]
-    ) -> Float[Tensor, "B components"]:
-        if not self.basis.numel():
-            raise RuntimeError("SpatialPCA is not fitted: call fit(tokens, grid) first")
-        return (self._flatten(tokens, grid) - self.mean) @ self.basis / self.scale
-
-    def _flatten(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        if grid[0] % self.pool or grid[1] % self.pool:
-            raise ValueError(f"pool {self.pool} does not divide the patch grid {grid}")
-        image = tokens.float().transpose(1, 2).unflatten(2, grid)
-        return F.avg_pool2d(image, self.pool).flatten(1)
+from .projection import SlowFeatures
 
 
 class ResidualMLP(nn.Module):
@@ -115,7 +55,7 @@ class LatentWorldModel(nn.Module):
     """
 
     def __init__(
-        self, *, encoder: FrozenEncoder, projection: SpatialPCA, dynamics: nn.Module
+        self, *, encoder: FrozenEncoder, projection: SlowFeatures, dynamics: nn.Module
     ) -> None:
         super().__init__()
         self.encoder, self.projection, self.dynamics = encoder, projection, dynamics
@@ -145,26 +85,9 @@ def encode_frames(
     return torch.cat([model.encode(some)["latent"] for some in frames.split(batch)])
 
 
-@torch.no_grad()
-def fit_projection(
-    encoder: FrozenEncoder,
-    frames: UInt8[Tensor, "S H W C"],
-    *,
-    components: int = 32,
-    pool: int = 1,
-    samples: int = 2000,
-    batch: int = 512,
-) -> SpatialPCA:
-    """A `SpatialPCA` fitted on at most `samples` frames, evenly spaced over those given."""
-    chosen = torch.linspace(0, len(frames) - 1, min(samples, len(frames))).long()
-    images = frames[chosen].permute(0, 3, 1, 2)
-    tokens = torch.cat([encoder(some) for some in images.split(batch)])
-    return SpatialPCA(components=components, pool=pool).fit(tokens, encoder.grid(images))
-
-
 def world_model(
     encoder: FrozenEncoder,
-    projection: SpatialPCA,
+    projection: SlowFeatures,
     action_scale: Float[Tensor, " A"],
     *,
     hidden: int = 256,
