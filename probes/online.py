@@ -20,6 +20,8 @@ from .linear import LinearProbe
 
 log = logging.getLogger(__name__)
 
+PENALTY = 0.01  # C of the online linear probe: a search over it would cost more than it tells
+
 
 class OnlineScore(NamedTuple):
     """One evaluation: `step` in optimiser steps, `seconds` of training, probing not counted."""
@@ -92,7 +94,7 @@ class OnlineProbes(Callback):
                 with trainer.precision_plugin.forward_context():
                     bank = _features(encoder, pl_module, self.bank_loader)
                     held_out = _features(encoder, pl_module, self.held_out_loader)
-                for probe_name, probe in (("linear", LinearProbe()), ("knn", KNNProbe())):
+                for probe_name, probe in (("linear", LinearProbe(C=PENALTY)), ("knn", KNNProbe())):
                     score = probe.fit(*bank).score(*held_out)
                     values[f"online/{name}/{probe_name}_top1"] = float(score)
         seconds = begin - self._started - self._probing

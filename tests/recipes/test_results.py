@@ -1,0 +1,59 @@
+"""Results are data: files, and the page made from them."""
+
+import json
+
+import pytest
+
+from jepa.recipes.results import read_result, results, rows_of, write_result
+
+LINEAR = {"value": 0.8123, "low": 0.8, "high": 0.82}
+RANDOM = {"value": 0.7, "low": 0.69, "high": 0.71}
+
+
+@pytest.fixture
+def written(tmp_path):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    write_result(
+        folder,
+        recipe="made",
+        seed=3,
+        seconds=90.04,
+        metrics={"linear_top1": LINEAR, "steps": {"value": 5.0, "low": 5.0, "high": 5.0}},
+        baselines={"random_encoder/linear_top1": RANDOM},
+    )
+    return tmp_path
+
+
+def test_a_result_has_the_agreed_fields(written):
+    result = json.loads((written / "results" / "result.json").read_text())
+    assert set(result) == {
+        "recipe",
+        "command",
+        "seed",
+        "seconds",
+        "versions",
+        "metrics",
+        "baselines",
+    }
+    assert result["seconds"] == 90.0
+    assert result["metrics"]["linear_top1"] == LINEAR
+    assert {"python", "torch", "jepa-toolkit"} <= set(result["versions"])
+
+
+def test_baselines_stand_under_their_metric(written):
+    rows = rows_of(read_result(written / "results" / "result.json"))
+    assert [name for name, _ in rows] == ["linear_top1", "random_encoder/linear_top1", "steps"]
+
+
+def test_the_page_is_made_from_the_files(written):
+    results(docs=written)
+    page = (written / "RESULTS.md").read_text()
+    assert "| linear_top1 | 0.8123 (0.8000 to 0.8200) |" in page
+    assert "| steps | 5 |" in page
+    assert "seed 3" in page
+
+
+def test_without_results_it_says_where_to_put_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"result\.json"):
+        results(docs=tmp_path)
