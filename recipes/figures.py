@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from .results import Measured
 
 Vector: TypeAlias = Float[np.ndarray, "2"]  # (x, y)
+Rows: TypeAlias = Sequence[Mapping[str, float | int]]  # of metrics.jsonl
 
 # Matplotlib draws with placeholder colours; the page's style sheet says what they are.
 INK, MUTED, GRID, BAD = "#000001", "#000002", "#000003", "#000004"
@@ -109,7 +110,7 @@ PANELS = (
 )
 
 
-def curve_panels(rows: Sequence[Mapping[str, float]], *, large: bool) -> list[str]:
+def curve_panels(rows: Rows, *, large: bool) -> list[str]:
     """A chart for every large, or every small, panel of which the rows have a curve.
 
     Below the steps of the large ones stand the minutes.
@@ -122,7 +123,7 @@ def curve_panels(rows: Sequence[Mapping[str, float]], *, large: bool) -> list[st
     ]
 
 
-def _curve_panel(panel: Panel, curves: Sequence[Curve], rows: Sequence[Mapping[str, float]]) -> str:
+def _curve_panel(panel: Panel, curves: Sequence[Curve], rows: Rows) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.5, 2.9) if panel.large else (2.2, 1.75))
         axes = figure.add_subplot(title=panel.title)
@@ -143,9 +144,7 @@ def _curve_panel(panel: Panel, curves: Sequence[Curve], rows: Sequence[Mapping[s
         return svg(figure, panel.title)
 
 
-def _draw_curve(
-    axes: Axes, curve: Curve, rows: Sequence[Mapping[str, float]], smooth: bool
-) -> None:
+def _draw_curve(axes: Axes, curve: Curve, rows: Rows, smooth: bool) -> None:
     """A line through the logged values; steps at which the value is not finite are marked."""
     points = [(row["step"], row[curve.metric]) for row in rows if curve.metric in row]
     steps, values = np.array(points, dtype=float).T

@@ -71,3 +71,8 @@ def flat(tree: object, prefix: str = "") -> dict[str, object]:
     for key, value in tree.items():
         rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows
+
+
+def finished(out: Path) -> bool:
+    """Whether the pretraining in `out` has ended: its encoder is written last."""
+    return (out / "encoder.safetensors").is_file()

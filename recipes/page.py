@@ -181,20 +181,15 @@ def code(text: str) -> Html:
 
 
 def numbers(groups: Iterable[Sequence[tuple[str, str, Measured]]]) -> Html:
-    """A table of groups of (name, explanation, number); a group's first row is ours.
-
-    The bars of a group share one scale: 0 to 1, or to the largest where that is above 1.
-    """
+    """A table of groups of (name, explanation, number); a group's first row is ours."""
     rows = []
     for group in groups:
-        tops = [number["high"] for _, _, number in group if np.isfinite(number["high"])]
-        top = max([1.0, *tops])
         for i, (name, words, number) in enumerate(group):
             value, _, interval = shown(number).partition(" ")
             rows.append(
                 f'<tr class="{"base" if i else "ours"}"><th scope="row">{escape(name)}'
                 f" <small>{escape(words)}</small></th><td>{value}</td>"
-                f"<td>{interval.strip('()')}</td><td>{bar(number, top)}</td></tr>"
+                f"<td>{interval.strip('()')}</td><td>{bar(number)}</td></tr>"
             )
     head = "".join(
         f'<th scope="col">{word}</th>' for word in ("number", "value", "95 % interval", "")
@@ -205,10 +200,10 @@ def numbers(groups: Iterable[Sequence[tuple[str, str, Measured]]]) -> Html:
     )
 
 
-def bar(number: Measured, top: float) -> Html:
-    """A horizontal bar with whiskers; empty where the number is not finite or negative."""
-    low, value, high = (100 * number[key] / top for key in ("low", "value", "high"))
-    if not np.isfinite([low, value, high]).all() or low < 0:
+def bar(number: Measured) -> Html:
+    """A share as a horizontal bar from 0 to 1 with whiskers; nothing for other numbers."""
+    low, value, high = (100 * number[key] for key in ("low", "value", "high"))
+    if not 0 <= low < high <= 100:
         return ""
     return (
         f'<span class="bar"><b style="width:{value:.2f}%"></b>'

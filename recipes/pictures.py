@@ -34,7 +34,7 @@ FAINT, TINTED = 36, 150  # opacity of a patch that nobody sees, and of a target'
 class Pictures:
     """What `pictures.npz` holds.
 
-    images: test images, evenly spaced over the set. labels: theirs; `classes` names them.
+    images: test images. labels: theirs; `classes` names them.
     context, targets: masks of these images, raster indices on the grid of patches.
     components: first three principal components of their patch features, fitted over all of
         them, after the mean feature of each position has been subtracted.
@@ -67,38 +67,40 @@ def save_pictures(
 ) -> None:
     """Compute the pictures of an encoder, and write them to `path` (an .npz, at most ~2 MB).
 
-    Training and test images share nothing, so a neighbour never is the query itself.
+    The images are drawn at random under the data's seed; where both splits are the same large
+    set, queries and bank are different images of it.
     """
-    shown = next(iter(data.evaluation_loader("test", rows=data.draw("test", SHOWN, "shown"))))
-    grid = frozen.grid(shown.images)
-    drawn = masks.sample(grid, len(shown.images), seeds.generator(seed, "pictures"))
-    by_place, placed = position_means(frozen, data.evaluation_loader("test", limit=QUERIES))
-    components, explained = principal_components(features_of(frozen, shown.images) - by_place)
+    rows = data.draw("test", QUERIES, "pictures")
+    images, labels, tokens = seen(frozen, data.evaluation_loader("test", rows=rows))
+    grid = frozen.grid(images)
+    place, placed = position_means(tokens)
+    components, explained = principal_components(tokens[:SHOWN] - place)
+    masked = masks.sample(grid, len(components), seeds.generator(seed, "pictures"))
 
-    own, _, _ = described(frozen, [shown])
-    bank, bank_labels, bank_images = described(
-        frozen, data.evaluation_loader("train", rows=data.draw("train", BANK, "bank"))
-    )
-    queries, query_labels, _ = described(
-        frozen, data.evaluation_loader("test", rows=data.draw("test", QUERIES, "queries"))
-    )
-    similarity, index = nearest(own, bank, min(NEIGHBOURS, len(bank)))
-    _, theirs = nearest(queries, bank, min(NEIGHBOURS, len(bank)))
+    bank_features, bank_labels, bank_images = [], [], []
+    rows = data.draw("train", QUERIES + BANK, "pictures")[-BANK:]
+    for batch in data.evaluation_loader("train", rows=rows):
+        bank_features.append(features_of(frozen, batch.images).mean(dim=1))
+        bank_labels.append(batch.labels)
+        bank_images.append(thumbnails(batch.images, SMALL_SIDE))
+    bank = torch.cat(bank_features).numpy()
+    similarity, index = nearest(tokens.mean(dim=1).numpy(), bank, min(NEIGHBOURS, len(bank)))
+    neighbour_labels = torch.cat(bank_labels).numpy()[index]
     pictures = Pictures(
-        images=channels_last(thumbnails(shown.images, SIDE)),
-        labels=shown.labels.numpy(),
+        images=channels_last(thumbnails(images[:SHOWN], SIDE)),
+        labels=labels[:SHOWN].numpy(),
         classes=np.array(data.images("test").classes),
-        context=drawn.context.cpu().numpy(),
-        targets=drawn.targets.cpu().numpy(),
+        context=masked.context.cpu().numpy(),
+        targets=masked.targets.cpu().numpy(),
         components=components.unflatten(1, grid).numpy(),
         explained=explained.numpy(),
         placed=placed,
-        neighbour_images=channels_last(bank_images[torch.from_numpy(index)]),
-        neighbour_labels=bank_labels[index],
-        similarity=similarity.astype(np.float32),
+        neighbour_images=channels_last(torch.cat(bank_images)[torch.from_numpy(index[:SHOWN])]),
+        neighbour_labels=neighbour_labels[:SHOWN],
+        similarity=similarity[:SHOWN].astype(np.float32),
         bank=len(bank),
-        queries=len(queries),
-        same_class=float((bank_labels[theirs] == query_labels[:, None]).mean()),
+        queries=len(labels),
+        same_class=float((neighbour_labels == labels[:, None].numpy()).mean()),
     )
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **vars(pictures))
@@ -114,16 +116,13 @@ def read_pictures(path: Path) -> Pictures:
     return Pictures(**values, **scalars)
 
 
-def described(
+def seen(
     frozen: FrozenEncoder, batches: Iterable
-) -> tuple[Float32[np.ndarray, "n D"], Int64[np.ndarray, " n"], UInt8[Tensor, "n C s t"]]:
-    """Mean-pooled features, labels and thumbnails of every image."""
-    features, labels, images = [], [], []
-    for batch in batches:
-        features.append(features_of(frozen, batch.images).mean(dim=1))
-        labels.append(batch.labels)
-        images.append(thumbnails(batch.images, SMALL_SIDE))
-    return torch.cat(features).numpy(), torch.cat(labels).numpy(), torch.cat(images)
+) -> tuple[UInt8[Tensor, "n C H W"], Int64[Tensor, " n"], Float32[Tensor, "n N D"]]:
+    """Images, labels and patch features of all batches."""
+    parts = [(b.images, b.labels, features_of(frozen, b.images)) for b in batches]
+    images, labels, tokens = (torch.cat(column) for column in zip(*parts, strict=True))
+    return images, labels, tokens
 
 
 def features_of(
@@ -133,14 +132,11 @@ def features_of(
     return frozen(images.to(frozen.normalize.shift.device)).float().cpu()
 
 
-def position_means(
-    frozen: FrozenEncoder, batches: Iterable
-) -> tuple[Float32[Tensor, "N D"], float]:
+def position_means(tokens: Float32[Tensor, "n N D"]) -> tuple[Float32[Tensor, "N D"], float]:
     """Mean feature of each position over the images, and its share of the variance."""
-    tokens = torch.cat([features_of(frozen, batch.images) for batch in batches])
     means = tokens.mean(dim=0)
-    total = (tokens - tokens.mean(dim=(0, 1))).square().mean()
-    share = (means - means.mean(dim=0)).square().mean() / total.clamp_min(1e-30)
+    centre = means.mean(dim=0)
+    share = (means - centre).square().mean() / (tokens - centre).square().mean().clamp_min(1e-30)
     return means, share.item()
 
 

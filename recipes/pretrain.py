@@ -19,7 +19,7 @@ from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
-from jepa.metrics_log import MetricsLog
+from jepa.metrics_log import MetricsLog, read_metrics
 from jepa.model import JEPA
 from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
@@ -30,8 +30,9 @@ from jepa.watch import CollapseWatch
 from ..datasets.datamodule import ImageDataModule
 from ..probes.online import OnlineProbes
 from .folder import LAST
-from .probe import measure
-from .results import write_result
+from .pictures import save_pictures
+from .probe import measure, print_rows
+from .results import rows_of, write_result
 
 DEFAULT_MASKS = MultiBlockMasks()
 
@@ -146,7 +147,7 @@ def pretrain(
         resume: go on with the run in `out`.
         probe: at the end, measure the frozen target encoder and its baselines.
     """
-    began = time.monotonic()
+    began = time.monotonic() - seconds_before(out, resume)
     frozen = fit(
         out=out,
         data=data,
@@ -165,12 +166,21 @@ def pretrain(
         init_from=init_from,
         resume=resume,
     )
+    save_pictures(out / "pictures.npz", frozen, data, masks, seed)
     if probe:
         metrics, baselines = measure(frozen, data, seed=seed, cache=out / "features")
         seconds = time.monotonic() - began
-        write_result(
+        result = write_result(
             out, recipe=name, seed=seed, seconds=seconds, metrics=metrics, baselines=baselines
         )
+        print_rows(rows_of(result))
+
+
+def seconds_before(out: Path, resume: bool) -> float:
+    """Time that earlier processes have spent on the run, in s."""
+    path = out / "metrics.jsonl"
+    rows = read_metrics(path) if resume and path.is_file() else []
+    return rows[-1]["seconds"] if rows else 0.0
 
 
 def fit(

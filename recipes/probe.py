@@ -10,6 +10,7 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 
 from ..datasets.datamodule import ImageDataModule
+from ..datasets.images import Split
 from ..probes.evaluate import evaluate_frozen
 from ..probes.features import RawPixels, random_encoder
 from .results import Measured, rows_of, shown, write_result
@@ -65,7 +66,10 @@ def measure(
     encoders = {"": frozen, "raw_pixels/": RawPixels()}
     if isinstance(frozen.encoder, VisionTransformer):
         encoders["random_encoder/"] = random_encoder(frozen, seed)
-    shape = f"{data.channels}x{data.image_size}"
+
+    def known(split: Split) -> str:
+        return f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}"
+
     metrics: dict[str, Measured] = {}
     for prefix, encoder in encoders.items():
         found = evaluate_frozen(
@@ -73,7 +77,7 @@ def measure(
             data.evaluation_loader("train"),
             data.evaluation_loader("test"),
             cache=cache,
-            data=tuple(f"{data.images(s).fingerprint}-{shape}" for s in ("train", "test")),
+            data=(known("train"), known("test")),
             seed=seed,
             progress=True,
         )

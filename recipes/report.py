@@ -22,6 +22,8 @@ METRICS = {
     "linear_top1": "linear probe, top-1 accuracy",
     "knn_top1": "nearest neighbours, top-1 accuracy",
     "two_rooms_success": "share of goals reached",
+    "position_error_px": "error of the imagined position at the longest horizon",
+    "excluded_at_goal": "episodes that began at the goal, not counted",
 }
 BASELINES = {
     "raw_pixels": "the pixels as features",
@@ -70,7 +72,7 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
         content = pretraining_part(run / place)
         if content:
             yield title, content
-    content = control_part(run, result)
+    content = control_part(run / "control", result)
     if content:
         yield "Control", content
     yield "How to repeat it", repetition_part(run, result)
@@ -103,7 +105,7 @@ def pretraining_part(folder: Path) -> Html:
     if rows:
         last = rows[-1]
         html += (
-            f'<p class="muted">{last["step"]:,} steps in {duration(last["seconds"])}.</p>'
+            f'<p class="muted">{last["step"]:,.0f} steps in {duration(last["seconds"])}.</p>'
             f'<div class="large">{"".join(figures.curve_panels(rows, large=True))}</div>'
             f'<div class="small">{"".join(figures.curve_panels(rows, large=False))}</div>'
         )
@@ -158,19 +160,29 @@ def neighbours(pictures: Pictures) -> Html:
             pictures.similarity[query],
             strict=True,
         ):
-            kind = "same" if label == own else "other"
+            kind = "" if len(pictures.classes) < 2 else "same" if label == own else "other"
             cells += near_cell(image, str(pictures.classes[label]), f"{similarity:.2f}", kind)
         rows += f"<div>{cells}</div>"
+    html = page.figure(
+        f'<div class="near">{rows}</div>',
+        f"Left, an image of the test split; then the nearest of {pictures.bank:,} of the training "
+        f"split, by cosine of mean-pooled features. {agreement(pictures)} Images are drawn at "
+        "random, not chosen.",
+    )
+    return f"<h3>Nearest neighbours</h3>{html}"
+
+
+def agreement(pictures: Pictures) -> Html:
+    """What the frames mean, and how often a neighbour has the class; nothing with one class."""
+    if len(pictures.classes) < 2:
+        return ""
     key = "".join(
-        f'<span class="key" style="background:var(--{colour})"></span>{words}'
+        f'<span class="key" style="background:var(--{colour})"></span>{words}.'
         for colour, words in (("blue", "same class"), ("orange", "another class"))
     )
-    return "<h3>Nearest neighbours</h3>" + page.figure(
-        f'<div class="near">{rows}</div>',
-        f"Left, a test image; then the nearest of {pictures.bank:,} training images, by cosine of "
-        f"mean-pooled features.{key}. Over {pictures.queries:,} test images, "
-        f"{100 * pictures.same_class:.1f} % of such neighbours have the class of the query. "
-        "Images are taken evenly spaced from the set, not chosen.",
+    return (
+        f"{key} Over {pictures.queries:,} test images, {100 * pictures.same_class:.1f} % of such "
+        "neighbours have the class of the query."
     )
 
 
@@ -180,12 +192,11 @@ def near_cell(image: np.ndarray, name: str, below: str, kind: str) -> Html:
     return f'<figure class="{kind}">{page.picture(image, name)}{caption}</figure>'
 
 
-def control_part(run: Path, result: Result) -> Html:
+def control_part(folder: Path, result: Result) -> Html:
     """An episode, the energy of its first decision, success, and how far imagination holds."""
     html, charts = "", ""
-    for folder in (run, run / "control"):
-        if (folder / "episode.npz").is_file():
-            html += episode_part(folder / "episode.npz")
+    if (folder / "episode.npz").is_file():
+        html += episode_part(folder / "episode.npz")
     bars = [
         ("planner" if name == SUCCESS else name.partition("/")[0].replace("_", " "), number)
         for name, number in rows_of(result)
@@ -193,11 +204,10 @@ def control_part(run: Path, result: Result) -> Html:
     ]
     if bars:
         charts += f"<div><h3>Goals reached</h3>{figures.success_bars(bars)}</div>"
-    for folder in (run, run / "control"):
-        if (folder / "dynamics.json").is_file():
-            errors = json.loads((folder / "dynamics.json").read_text())["horizon_error"]
-            chart = figures.horizon_error(errors)
-            charts += f"<div><h3>Error of the imagined position</h3>{chart}</div>"
+    if (folder / "dynamics.json").is_file():
+        errors = json.loads((folder / "dynamics.json").read_text())["horizon_error"]
+        chart = figures.horizon_error(errors)
+        charts += f"<div><h3>Error of the imagined position</h3>{chart}</div>"
     return f'{html}<div class="large">{charts}</div>' if charts else html
 
 

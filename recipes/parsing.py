@@ -1,0 +1,93 @@
+"""Functions as commands: their parameters are the options, and errors say what to type."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import ArgumentParser
+
+from jepa import seeds
+
+from .folder import claim, stored_config
+
+
+def run(command: Callable[..., Any], arguments: list[str]) -> int:
+    """Parse, build the parts under the run's seed, claim the output folder, go."""
+    parser = parser_of(command)
+    if "--resume" in arguments and not any(a.startswith("--config") for a in arguments):
+        arguments = [*stored_config(arguments), *arguments]
+    config = parser.parse_args(arguments)
+    if "out" in config:
+        shown = parser.dump(config, skip_unset=False)
+        claim(Path(config.out), resume=config.get("resume", False), config=shown)
+    torch.manual_seed(seeds.derive(config.get("seed", 0), "init"))
+    built = parser.instantiate(config)
+    built.pop("config", None)
+    return int(command(**built.as_dict() if hasattr(built, "as_dict") else built) or 0)
+
+
+def summary(command: Callable[..., Any]) -> str:
+    """First line of a command's docstring."""
+    return (inspect.getdoc(command) or "").partition("\n")[0]
+
+
+def parser_of(command: Callable[..., Any]) -> Parser:
+    """The options of a command are the parameters of its function."""
+    parser = Parser(prog=f"jepa {command.__name__}", description=summary(command))
+    parser.known = sorted(known_keys(command))
+    parser.add_argument("--config", action="config", help="YAML file with any of the options")
+    parser.add_function_arguments(command, fail_untyped=True)
+    return parser
+
+
+class Parser(ArgumentParser):
+    """Errors in one line, with the nearest known key."""
+
+    known: Sequence[str] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = re.search(
+            r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)|option: --([\w.]+)", message
+        )
+        hint = did_you_mean(next(filter(None, unknown.groups())), self.known) if unknown else ""
+        print(f"{self.prog}: error: {' '.join(message.split())}.{hint}", file=sys.stderr)
+        print(f"Options: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """' Did you mean ...?' with the nearest of the known words, by whole name or by last part."""
+    by_tail = {name.rpartition(".")[2]: name for name in known}
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6) or [
+        by_tail[tail]
+        for tail in difflib.get_close_matches(
+            word.rpartition(".")[2], list(by_tail), n=1, cutoff=0.5
+        )
+    ]
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def known_keys(command: Callable[..., Any]) -> Iterator[str]:
+    """Every key that the command's configuration may have, dotted."""
+    hints = typing.get_type_hints(command)
+    for name in inspect.signature(command).parameters:
+        yield name
+        for part in classes_in(hints[name]):
+            yield from (f"{name}.{key}" for key in inspect.signature(part).parameters)
+
+
+def classes_in(hint: Any) -> Iterator[type]:
+    """The classes of this project that a type names, e.g. in Callable[..., Predictor] | None."""
+    if isinstance(hint, type) and hint.__module__.startswith("jepa."):
+        yield hint
+    for part in typing.get_args(hint):
+        if not isinstance(part, list):
+            yield from classes_in(part)
