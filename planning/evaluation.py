@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from .planner import score
 from .protocols import ActionSpace, Energy, WorldModel
 
 
+@runtime_checkable
 class Agent(Protocol):
     """Acts on a batch of observations."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 environments would plan one by one."""
 
 
+@runtime_checkable
 class WorldModel(Protocol):
     """Foresees what actions do, in its own latent space."""
 
@@ -37,6 +38,7 @@ class WorldModel(Protocol):
         ...
 
 
+@runtime_checkable
 class Energy(Protocol):
     """How bad an imagined future is; what a planner minimises."""
 
@@ -86,6 +88,7 @@ class Plan:
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Looks for the action sequence of least energy."""
 

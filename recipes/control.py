@@ -121,7 +121,7 @@ def control(
     dynamics: Dynamics = Dynamics(),
     planner: CEM = CEM(),  # noqa: B008
     play: Play = Play(),
-    hardware: Hardware = Hardware(),
+    hardware: Hardware = Hardware(),  # noqa: B008
     name: str = "two_rooms",
     seed: int = 0,
     resume: bool = False,

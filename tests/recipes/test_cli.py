@@ -10,6 +10,7 @@ import yaml
 from jepa.checkpoint import load_frozen_encoder
 from jepa.recipes.cli import COMMANDS, main
 from jepa.recipes.folder import differences, stored_config
+from jepa.recipes.parsing import parser_of
 
 TINY = {
     "data": {"source": "photographs", "batch_size": 4, "image_size": 32},
@@ -170,8 +171,6 @@ CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yam
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_recipe_opens_with_its_promise_and_parses(path):
     """Paper, cost, expected number, baseline, exact command; the command names this file."""
-    from jepa.recipes.cli import parser_of
-
     lines = path.read_text().splitlines()
     promise = "\n".join(line for line in lines if line.startswith("#"))
     for word in ("Paper:", "Cost:", "Expected:", "Baseline:", "Command:"):
