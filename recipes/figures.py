@@ -60,7 +60,7 @@ STYLE: Any = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
-    "legend.handlelength": 1.6,
+    "legend.handlelength": 2.4,
 }
 
 
