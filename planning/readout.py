@@ -1,0 +1,50 @@
+"""What a latent knows of the truth: a linear readout, and how distances compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LinearReadout:
+    """truth = latent @ weight + bias. For measurements and drawings; no planner uses it."""
+
+    weight: Float[Tensor, "D P"]
+    bias: Float[Tensor, " P"]
+
+    @classmethod
+    def fit(
+        cls,
+        latents: Float[Tensor, "S D"],
+        truth: Float[Tensor, "S P"],
+        penalty: float = 1e-6,
+    ) -> LinearReadout:
+        """Ridge regression in float64; `penalty` times the mean variance of the latents."""
+        latents, truth = latents.double(), truth.double()
+        centre, level = latents.mean(dim=0), truth.mean(dim=0)
+        known = latents - centre
+        gram = known.T @ known
+        gram.diagonal().add_(penalty * gram.diagonal().mean())
+        weight = torch.linalg.solve(gram, known.T @ (truth - level))
+        return cls(weight.float(), (level - centre @ weight).float())
+
+    def __call__(self, latents: Float[Tensor, "*S D"]) -> Float[Tensor, "*S P"]:
+        return latents @ self.weight + self.bias
+
+    def r2(self, latents: Float[Tensor, "S D"], truth: Float[Tensor, "S P"]) -> float:
+        """Share of the variance explained, all components together; fit and test on others."""
+        missed = (self(latents) - truth).square().sum()
+        return 1 - float(missed / (truth - truth.mean(dim=0)).square().sum())
+
+
+def distance_correlation(
+    latents: Float[Tensor, "S D"], truth: Float[Tensor, "S P"], generator: torch.Generator
+) -> float:
+    """Pearson correlation of latent and true distances over 10,000 random pairs."""
+    i, j = torch.randint(len(latents), (2, 10_000), generator=generator)
+    pairs = [(values[i] - values[j]).norm(dim=1) for values in (latents, truth)]
+    return float(torch.corrcoef(torch.stack(pairs))[0, 1])
