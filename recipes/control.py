@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from jaxtyping import Float, UInt8
 from pytorch_lightning import Trainer
 from torch import Tensor
@@ -39,12 +40,14 @@ from ..planning.cem import CEM
 from ..planning.collect import collect
 from ..planning.dynamics import LatentWorldModel, world_model
 from ..planning.energies import GoalDistance
-from ..planning.evaluation import Evaluation, energy_landscape, evaluate, record
+from ..planning.evaluation import Agent, Evaluation, energy_landscape, evaluate, record
 from ..planning.oracle import TrueDynamics
 from ..planning.projection import SlowFeatures, fit_projection
+from ..planning.readout import LinearReadout
 from ..planning.training import DynamicsTraining
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
+from ..probes.features import random_encoder
 from ..probes.intervals import wilson
 from .folder import finished
 from .pictures import save_pictures
@@ -193,44 +196,40 @@ def run_control(
         shards, out / "encoder", encoder, predictor, optimisation, masks, batch_size,
         hardware, name, seed,
     )  # fmt: skip
-    print("Control: learning the dynamics", flush=True)
-    model, latents = learn_dynamics(frozen, shards, dynamics, seed)
-    print(f"Control: playing {play.episodes} episodes", flush=True)
     env = TwoRoomsVectorEnv(play.episodes, rooms=rooms, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
-    parts = {"planner": planner, "action_space": space, "repeat": experience.repeat, "seed": seed}
+    repeat = experience.repeat
+    parts = {"planner": planner, "action_space": space, "repeat": repeat, "seed": seed}
     energy = partial(GoalDistance, steps=play.energy)
-    agent = PlanningAgent(world_model=model, energy=energy, **parts)
-    ours = evaluate(agent, env, max_steps=play.max_steps, seed=seed)
-    chance = evaluate(
-        RandomAgent(action_space=space, repeat=experience.repeat, seed=seed),
-        env,
-        max_steps=play.max_steps,
-        seed=seed,
-    )
-    oracle = evaluate(
-        PlanningAgent(
-            world_model=TrueDynamics(rooms=rooms, repeat=experience.repeat),
-            energy=partial(GoalDistance, steps=play.energy, key="position"),
-            **parts,
-        ),
-        TrueState(env),
-        max_steps=play.max_steps,
-        seed=seed,
-    )
+
+    def played(agent: Agent, world: VectorEnv = env) -> Evaluation:
+        return evaluate(agent, world, max_steps=play.max_steps, seed=seed)
+
+    rates = {}
+    for prefix, some in (("random_encoder/", random_encoder(frozen, seed)), ("", frozen)):
+        print(f"Control: dynamics on {some.name}, then {play.episodes} episodes", flush=True)
+        model, latents = learn_dynamics(some, shards, dynamics, seed)
+        agent = PlanningAgent(world_model=model, energy=energy, **parts)
+        ours = rates[prefix] = played(agent)
     readout = position_readout(latents, shards)
     errors = horizon_errors(model, held_out, readout)
     save_episode(out, agent, env, model, energy, readout, play, seed)
     (out / "dynamics.json").write_text(json.dumps({"horizon_error": errors}))
+
+    print("Control: random policy and oracle", flush=True)
+    rates["random_policy/"] = played(RandomAgent(action_space=space, repeat=repeat, seed=seed))
+    oracle = PlanningAgent(
+        world_model=TrueDynamics(rooms=rooms, repeat=repeat),
+        energy=partial(GoalDistance, steps=play.energy, key="position"),
+        **parts,
+    )
+    rates["oracle/"] = played(oracle, TrueState(env))
     metrics = {
-        "two_rooms_success": share(ours),
-        "position_error_px": exactly(errors[-1]),
-        "excluded_at_goal": exactly(ours.excluded),
+        "two_rooms_success": share(rates.pop("")),
+        "two_rooms_position_error_px": exactly(errors[-1]),
+        "two_rooms_excluded": exactly(ours.excluded),
     }
-    return metrics, {
-        "random_policy/two_rooms_success": share(chance),
-        "oracle/two_rooms_success": share(oracle),
-    }
+    return metrics, {f"{name}two_rooms_success": share(rate) for name, rate in rates.items()}
 
 
 def gather(
@@ -325,22 +324,17 @@ def learn_dynamics(
 
 def position_readout(
     latents: Float[Tensor, "E T D"], shards: list[dict[str, np.ndarray]]
-) -> Float[Tensor, "D1 2"]:
-    """Least squares from latents to the true position, for pictures and measurements only."""
+) -> LinearReadout:
+    """From latents to the true position, px; for pictures and measurements only."""
     truth = torch.from_numpy(np.concatenate([shard["positions"] for shard in shards]))
-    return torch.linalg.lstsq(with_one(latents.flatten(0, 1)), truth.flatten(0, 1)).solution
-
-
-def with_one(latents: Float[Tensor, "*S D"]) -> Float[Tensor, "*S D1"]:
-    """A constant component appended."""
-    return torch.cat([latents, torch.ones_like(latents[..., :1])], dim=-1)
+    return LinearReadout.fit(latents.flatten(0, 1), truth.flatten(0, 1))
 
 
 @torch.no_grad()
 def horizon_errors(
     model: LatentWorldModel,
     shards: list[dict[str, np.ndarray]],
-    readout: Float[Tensor, "D1 2"],
+    readout: LinearReadout,
     most: int = 16,
 ) -> list[float]:
     """Error of the foreseen position, px, after 1, 2, ... decisions; on episodes not trained on."""
@@ -349,7 +343,7 @@ def horizon_errors(
     actions = torch.from_numpy(np.concatenate([s["actions"][:, :length] for s in shards]))
     truth = np.concatenate([s["positions"][:, 1 : length + 1] for s in shards])
     states = model.rollout(model.encode(start), actions)
-    foreseen = with_one(states["latent"]) @ readout
+    foreseen = readout(states["latent"])
     return (foreseen - torch.from_numpy(truth)).norm(dim=-1).mean(dim=0).tolist()
 
 
@@ -359,7 +353,7 @@ def save_episode(
     env: TwoRoomsVectorEnv,
     model: LatentWorldModel,
     energy: Callable[..., GoalDistance],
-    readout: Float[Tensor, "D1 2"],
+    readout: LinearReadout,
     play: Play,
     seed: int,
 ) -> None:
@@ -377,7 +371,7 @@ def save_episode(
     )
     chosen = agent.plan.actions[0, 0].numpy()
     recording = record(agent, env, max_steps=play.max_steps, seed=seed)
-    imagined = with_one(recording.imagined["latent"]) @ readout
+    imagined = readout(recording.imagined["latent"])
     with atomic_path(out / "episode.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,

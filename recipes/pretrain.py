@@ -65,6 +65,7 @@ class Hardware:
         strategy: ddp, fsdp, ... or auto.
         precision: bf16 under autocast, float32, or auto: bf16 where the processor is fast at it.
         compile: compile encoder and predictor with torch.compile.
+        threads: of the processor; None: torch's choice. Small models are fastest with one.
     """
 
     accelerator: str = "auto"
@@ -73,6 +74,7 @@ class Hardware:
     strategy: str = "auto"
     precision: Precision = "auto"
     compile: bool = False
+    threads: int | None = None
 
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """Lightning's name of the precision."""
@@ -218,6 +220,8 @@ def fit(
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
     )
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
     if hardware.compile:
         encoder.compile(dynamic=True)
         model.target.encoder.compile(dynamic=True)

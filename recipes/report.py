@@ -72,7 +72,7 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
         content = pretraining_part(run / place)
         if content:
             yield title, content
-    content = control_part(run / "control", result)
+    content = control_part(run / "control" if (run / "control").is_dir() else run, result)
     if content:
         yield "Control", content
     yield "How to repeat it", repetition_part(run, result)
@@ -194,9 +194,8 @@ def near_cell(image: np.ndarray, name: str, below: str, kind: str) -> Html:
 
 def control_part(folder: Path, result: Result) -> Html:
     """An episode, the energy of its first decision, success, and how far imagination holds."""
-    html, charts = "", ""
-    if (folder / "episode.npz").is_file():
-        html += episode_part(folder / "episode.npz")
+    path = folder / "episode.npz"
+    html, charts = episode_part(path) if path.is_file() else "", ""
     bars = [
         ("planner" if name == SUCCESS else name.partition("/")[0].replace("_", " "), number)
         for name, number in rows_of(result)
@@ -242,8 +241,11 @@ def episode_part(path: Path) -> Html:
 def repetition_part(run: Path, result: Result) -> Html:
     """Command, configuration and versions."""
     html = f"<h3>Command</h3>{page.code(result['command'])}"
-    if (run / CONFIG).is_file():
-        html += page.details("the whole configuration", page.code((run / CONFIG).read_text()))
+    for place in ("", "encoder", "control"):
+        path = run / place / CONFIG
+        if path.is_file():
+            name = f"the whole configuration{place and f' of {place}/'}"
+            html += page.details(name, page.code(path.read_text()))
     return f"{html}<h3>Versions</h3>{page.facts(result['versions'])}"
 
 
