@@ -168,6 +168,16 @@ def test_any_file_but_the_result_may_be_missing(run, lost):
     assert "0.7094" in made(run).text
 
 
+def test_a_control_run_by_itself_is_found_too(run):
+    (run / "control/encoder").rename(run / "own")
+    for path in (run / "control").iterdir():
+        path.rename(run / path.name)
+    (run / "control").rmdir()
+    found = made(run)
+    assert found.episode is not None
+    assert "Error of the imagined position" in found.text
+
+
 def test_an_empty_curve_file_gives_no_curves(run):
     (run / "encoder/metrics.jsonl").write_text("")
     assert made(run).text.count("Pretraining") == 2  # the other encoder's: link and heading
