@@ -122,9 +122,10 @@ class Windows(Dataset):
 
     def _gather(self, name: str, rows: Tensor, length: int) -> Tensor:
         first = self.shards[0][name]
-        out = torch.empty(
-            (len(rows), length, *first.shape[2:]), dtype=torch.as_tensor(first[:0]).dtype
+        kind = (
+            first.dtype if isinstance(first, Tensor) else torch.from_numpy(first[:0].copy()).dtype
         )
+        out = torch.empty((len(rows), length, *first.shape[2:]), dtype=kind)
         for number in rows[:, 0].unique().tolist():
             mine = rows[:, 0] == number
             episode, start = rows[mine, 1, None], rows[mine, 2, None] + torch.arange(length)
@@ -155,7 +156,15 @@ class EpochSampler(RandomSampler):
 def window_loader(
     windows: Windows, *, batch_size: int, seed: int | None = None
 ) -> DataLoader[dict[str, Tensor]]:
-    """Batches of windows: in a new order each epoch given a seed, else in their own order."""
+    """Batches of windows: in a new order each epoch given a seed, else in their own order.
+
+    Training batches are full; raises ValueError where there are too few windows for one.
+    """
+    if seed is not None and len(windows) < batch_size:
+        raise ValueError(
+            f"{len(windows)} windows of {windows.length} actions do not fill one batch of "
+            f"{batch_size}: collect more episodes, or make batches or windows smaller"
+        )
     order = SequentialSampler(windows) if seed is None else EpochSampler(windows, seed)
     return DataLoader(
         windows,

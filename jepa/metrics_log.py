@@ -13,7 +13,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
+def read_metrics(path: str | Path) -> list[dict[str, int | float]]:
     """The rows of a file, oldest first; a last row cut short by a kill is left out."""
     rows = []
     for line in Path(path).read_text().splitlines():

@@ -21,11 +21,11 @@ def unroll(
     actions: Float[Tensor, "B H A"],
 ) -> TensorDict:
     """States [B, H] by repeated steps; the rollout of any model that has no faster one."""
-    states = []
+    states: list[TensorDict] = []
     for action in actions.unbind(dim=1):
         state = step(state, action)
         states.append(state)
-    return torch.stack(states, dim=1)
+    return TensorDict.stack(states, dim=1)
 
 
 def score(

@@ -7,6 +7,7 @@ import math
 import pytorch_lightning as lightning
 import torch
 from jaxtyping import Float
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
 
@@ -25,7 +26,6 @@ class DynamicsTraining(lightning.LightningModule):
         learning_rate: highest.
         weight_decay: of AdamW.
         warmup: share of the steps.
-        clip: largest norm of the gradient.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DynamicsTraining(lightning.LightningModule):
         self.log("dynamics/error_first", errors[0], batch_size=size)
         self.log("dynamics/error_last", errors[-1], batch_size=size)
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a schedule over the whole training."""
         steps = int(self.trainer.estimated_stepping_batches)
         adam = torch.optim.AdamW(

@@ -207,5 +207,7 @@ def _first(arrays: Arrays) -> Arrays:
 
 
 gymnasium.register(
-    id="jepa/TwoRooms-v0", entry_point=TwoRoomsEnv, vector_entry_point=TwoRoomsVectorEnv
+    id="jepa/TwoRooms-v0",
+    entry_point="jepa.planning.two_rooms_env:TwoRoomsEnv",
+    vector_entry_point="jepa.planning.two_rooms_env:TwoRoomsVectorEnv",
 )

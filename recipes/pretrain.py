@@ -220,8 +220,8 @@ def fit(
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
     )
-    if hardware.threads is not None:
-        torch.set_num_threads(hardware.threads)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(hardware.threads or threads)
     if hardware.compile:
         encoder.compile(dynamic=True)
         model.target.encoder.compile(dynamic=True)
@@ -248,6 +248,7 @@ def fit(
         default_root_dir=out,
     )
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    torch.set_num_threads(threads)
     if point.interrupted is not None and trainer.global_step < optimisation.steps:
         print(
             f"\nStopped by {point.interrupted.name} and saved at step {trainer.global_step} of "

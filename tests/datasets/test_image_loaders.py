@@ -7,6 +7,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from torchvision.transforms.v2 import functional as F
+
 from jepa.datasets.crops import draw_crops, resized_crops
 from jepa.datasets.datamodule import ImageDataModule, TrainLoader
 from jepa.datasets.folders import folder_images
@@ -14,9 +18,6 @@ from jepa.datasets.images import InMemoryImages
 from jepa.datasets.loaders import EvaluationBatches, TrainBatches, order
 from jepa.datasets.reading import TooManyUnreadableError, UnreadableTally, scan
 from jepa.datasets.transforms import apply_seeded, eval_transform, pretrain_transform
-from PIL import Image
-from pytorch_lightning import LightningModule, Trainer
-from torchvision.transforms.v2 import functional as F
 
 N = 23
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.datasets import FakeData
+
 from jepa.datasets import idx
 from jepa.datasets.folders import decode, folder_images
 from jepa.datasets.images import InMemoryImages, UnreadableImageError, open_images
 from jepa.datasets.torchvision_sets import TorchvisionImages, channels_first
-from PIL import Image
-from torchvision.datasets import FakeData
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from jepa.datasets import photographs as module
 from jepa.datasets.images import open_images
 

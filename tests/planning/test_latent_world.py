@@ -41,10 +41,8 @@ def tiny_model():
 
 
 def test_cosines_are_the_orthonormal_dct():
-    wanted = scipy.fft.dct(np.eye(8), type=2, norm="ortho", axis=0)
-    assert torch.allclose(
-        cosines(8, 5), torch.as_tensor(wanted[:5], dtype=torch.float32), atol=1e-6
-    )
+    wanted = scipy.fft.dct(np.eye(8), type=2, norm="ortho", axis=0)[:5]
+    assert np.allclose(cosines(8, 5).numpy(), wanted, atol=1e-6)
 
 
 def test_slow_features_recover_slow_sources():
@@ -62,11 +60,8 @@ def test_slow_features_recover_slow_sources():
     assert torch.allclose(latents.std(0), found.spread, rtol=2e-2)
     changes = (latents / found.spread).diff(dim=0).square().mean(0)
     assert torch.allclose(changes, found.slowness, rtol=2e-2)
-    assert torch.allclose(
-        found.spread**2 * found.slowness / found.slowness[0] / found.spread[0] ** 2,
-        torch.ones(3),
-        rtol=1e-4,
-    )
+    travel = found.spread**2 * found.slowness
+    assert torch.allclose(travel, travel[:1].expand(3), rtol=1e-4)
 
 
 def test_fitting_returns_the_latents_that_the_model_encodes():
@@ -103,11 +98,11 @@ def test_rollout_is_repeated_steps_and_leaves_gradients_to_the_actions():
 def test_training_learns_linear_dynamics_and_leaves_the_encoder():
     model, generator = tiny_model(), torch.Generator().manual_seed(0)
     push = torch.tensor([[0.3, 0.1, 0.0], [0.0, -0.2, 0.3]])
-    actions = torch.randn(2000, 4, 2, generator=generator)
-    start = torch.randn(2000, 1, 3, generator=generator)
+    actions = torch.randn(1000, 4, 2, generator=generator)
+    start = torch.randn(1000, 1, 3, generator=generator)
     path = torch.cat([start, start + (actions @ push).cumsum(1)], dim=1)
     rows = [{"observations": z, "actions": a} for z, a in zip(path, actions, strict=True)]
-    training = DynamicsTraining(model.dynamics, learning_rate=1e-2)
+    training = DynamicsTraining(model.dynamics, learning_rate=2e-2)
     before, old = training.errors(path, actions), model.encoder.fingerprint()
     trainer = lightning.Trainer(
         max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -130,17 +125,17 @@ def oracle_agent(env, **numbers):
 
 
 def test_the_oracle_goes_through_the_door_and_a_random_policy_does_not():
-    env = TrueState(TwoRoomsVectorEnv(20))
+    env = TrueState(TwoRoomsVectorEnv(10))
     space = action_space_of(env.single_action_space)
-    oracle = evaluate(oracle_agent(env), env, max_steps=120, seed=0)
-    chance = evaluate(RandomAgent(action_space=space, repeat=4), env, max_steps=120, seed=0)
-    assert oracle.episodes == chance.episodes == 20
+    oracle = evaluate(oracle_agent(env), env, max_steps=100, seed=0)
+    chance = evaluate(RandomAgent(action_space=space, repeat=4), env, max_steps=100, seed=0)
+    assert oracle.episodes == chance.episodes == 10
     assert oracle.rate >= 0.7
     assert chance.rate <= 0.2
     assert (oracle.first["position"] == chance.first["position"]).all()
     assert (oracle.last["distance"][oracle.success] <= 3.0).all()
-    again = evaluate(oracle_agent(env), env, max_steps=120, seed=0)
-    assert (again.steps == oracle.steps).all()
+    few, again = (evaluate(oracle_agent(env), env, max_steps=8, seed=0) for _ in range(2))
+    assert (few.last["position"] == again.last["position"]).all()
 
 
 def test_starts_at_the_goal_are_excluded_and_counted():

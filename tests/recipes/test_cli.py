@@ -14,7 +14,14 @@ from jepa.recipes.parsing import parser_of
 
 TINY = {
     "data": {"source": "photographs", "batch_size": 4, "image_size": 32},
-    "encoder": {"image_size": 32, "patch_size": 8, "channels": 1, "dim": 16, "depth": 1, "heads": 2},
+    "encoder": {
+        "image_size": 32,
+        "patch_size": 8,
+        "channels": 1,
+        "dim": 16,
+        "depth": 1,
+        "heads": 2,
+    },
     "predictor": {"dim": 16, "depth": 1, "heads": 2},
     "masks": {"min_keep": 4},
     "optimisation": {"steps": 3},
@@ -63,7 +70,9 @@ def test_unknown_keys_are_refused_with_the_nearest(capsys, config, tmp_path, arg
 def test_unknown_keys_in_the_file_are_refused(capsys, tmp_path):
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump(TINY | {"optimization": {"steps": 1}}))
-    status, printed = failing(capsys, "pretrain", "--config", str(path), "--out", str(tmp_path / "r"))
+    status, printed = failing(
+        capsys, "pretrain", "--config", str(path), "--out", str(tmp_path / "r")
+    )
     assert status == 2
     assert "Did you mean optimisation" in printed
 
