@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
+from .energies import ComposableEnergy
 from .planner import unroll
 from .two_rooms import Layout, TwoRooms
 
@@ -45,3 +47,25 @@ class TrueDynamics:
     def rollout(self, state: TensorDict, actions: Float[Tensor, "B H 2"]) -> TensorDict:
         """The states [B, H] after each action."""
         return unroll(self.step, state, actions)
+
+
+class WayToGoal(ComposableEnergy):
+    """Mean over the plan of the length of the way to the goal, px: straight in the goal's half
+    of the picture, else through the centre of the door.
+
+    Args:
+        goal: states [B] of `TrueDynamics`.
+    """
+
+    def __init__(self, goal: TensorDict) -> None:
+        self.goal = goal["position"].unsqueeze(1)  # [B, 1, 2]
+        self.door = torch.stack([goal["wall"], goal["door"]], dim=1).unsqueeze(1)
+
+    def __call__(
+        self, states: TensorDict, actions: Float[Tensor, "*S B H 2"]
+    ) -> Float[Tensor, "*S B"]:
+        here = states["position"]
+        straight = (here - self.goal).norm(dim=-1)
+        around = (here - self.door).norm(dim=-1) + (self.door - self.goal).norm(dim=-1)
+        same_side = (here - self.door)[..., 0] * (self.goal - self.door)[..., 0] > 0
+        return torch.where(same_side, straight, around).mean(dim=-1)

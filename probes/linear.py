@@ -35,11 +35,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     iterations; the two large products are in the precision of X, everything else in float64.
 
     C, unless given, is chosen on training data only. A stratified fifth is held out; the grid is
-    fitted on the rest, from the strongest penalty to the weakest, each starting at the last
-    optimum, until two in a row are worse than the best so far; the C with the best held-out
-    accuracy (the smallest of equals) is refitted on everything. With more than `selection_size`
-    rows the grid uses a stratified draw of that many. Where nothing can be held out (classes of
-    fewer than five rows), C is 1.
+    fitted on the rest (to ten times `tol`), from the strongest penalty to the weakest, each
+    starting at the last optimum, until two in a row are worse than the best so far; the C with
+    the best held-out accuracy (the smallest of equals) is refitted on everything. With more than
+    `selection_size` rows the grid uses a stratified draw of that many. Where nothing can be held
+    out (classes of fewer than five rows), C is 1.
 
     Args:
         C: inverse strength of the penalty, as in scikit-learn; None: chosen.
@@ -107,7 +107,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         theta = torch.zeros(problem.shape, dtype=torch.float64)
         accuracy = {}
         for c in sorted(self.grid):
-            theta, _ = problem.solve(theta, c, self.tol, self.max_iter)
+            theta, _ = problem.solve(theta, c, 10 * self.tol, self.max_iter)
             weights, intercept = (part.numpy() for part in problem.unstandardised(theta))
             guessed = _all_columns(X[held_out] @ weights.T + intercept).argmax(dim=1).numpy()
             accuracy[float(c)] = float((guessed == codes[held_out]).mean())
