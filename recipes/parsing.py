@@ -75,13 +75,13 @@ def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def known_keys(command: Callable[..., Any]) -> Iterator[str]:
+def known_keys(command: Callable[..., Any], prefix: str = "") -> Iterator[str]:
     """Every key that the command's configuration may have, dotted."""
-    hints = typing.get_type_hints(command)
+    hints = typing.get_type_hints(command.__init__ if isinstance(command, type) else command)
     for name in inspect.signature(command).parameters:
-        yield name
-        for part in classes_in(hints[name]):
-            yield from (f"{name}.{key}" for key in inspect.signature(part).parameters)
+        yield prefix + name
+        for part in classes_in(hints.get(name)):
+            yield from known_keys(part, f"{prefix}{name}.")
 
 
 def classes_in(hint: Any) -> Iterator[type]:

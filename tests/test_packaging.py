@@ -82,3 +82,10 @@ def test_wheel(others, wheel, tmp_path):
     where, path = run([others, tmp_path / "site"], tmp_path)
     assert where == "the other project"
     assert Path(path).is_relative_to(tmp_path)
+
+
+def test_the_architecture_lists_every_file():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for folder in ("jepa", *ROOMS, "benchmarks"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert f"| `{path.name}` |" in text, f"{folder}/{path.name} is not in ARCHITECTURE.md"

@@ -28,17 +28,12 @@ PHOTOGRAPHS = {
 }
 TWO_ROOMS = {
     "name": "two_rooms",
-    "encoder": {
-        "image_size": 64,
-        "patch_size": 8,
-        "channels": 3,
-        "dim": 32,
-        "depth": 1,
-        "heads": 1,
+    "pretraining": {
+        "encoder": {"image_size": 64, "patch_size": 8, "dim": 32, "depth": 1, "heads": 1},
+        "predictor": {"dim": 32, "depth": 1, "heads": 1},
+        "optimisation": {"steps": 3},
+        "batch_size": 8,
     },
-    "predictor": {"dim": 32, "depth": 1, "heads": 1},
-    "optimisation": {"steps": 3},
-    "batch_size": 8,
     "experience": {"episodes": 20, "decisions": 16, "repeat": 4},
     "dynamics": {"steps": 20, "principal": 64, "components": 8, "batch_size": 64},
     "planner": {"horizon": 6, "samples": 16, "iterations": 2},
