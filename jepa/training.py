@@ -124,7 +124,7 @@ class Pretraining(LightningModule):
         output = self.model(images, masks)
         loss = torch.stack(list(output.losses.values())).sum()
         self.log_dict({f"loss/{name}": value.detach() for name, value in output.losses.items()})
-        self.log("loss", loss.detach(), prog_bar=True)
+        self.log("loss", loss.detach())
         self._micro_batch += 1
         return {"loss": loss, "context": output.context.detach(), "target": output.target}
 

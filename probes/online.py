@@ -20,7 +20,7 @@ from .linear import LinearProbe
 
 log = logging.getLogger(__name__)
 
-PENALTY = 0.01  # C of the online linear probe: a search over it would cost more than it tells
+PENALTY = 1.0  # C of the online linear probe: a search over it would cost more than it tells
 
 
 class OnlineScore(NamedTuple):

@@ -60,7 +60,12 @@ def quiet() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (".*in eval mode at the start of training.*", ".*LeafSpec.*", ".*num_workers.*"):
+    for message in (
+        ".*in eval mode at the start of training.*",
+        ".*LeafSpec.*",
+        ".*num_workers.*",
+        ".*no `val_dataloader`.*",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 

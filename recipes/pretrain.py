@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
 
 from jepa.checkpoint import load_frozen_encoder, save_encoder
 from jepa.encoder import VisionTransformer
@@ -32,6 +31,7 @@ from ..probes.online import OnlineProbes
 from .folder import LAST
 from .pictures import save_pictures
 from .probe import measure, print_rows
+from .progress import StepProgress
 from .results import rows_of, write_result
 
 DEFAULT_MASKS = MultiBlockMasks()
@@ -91,15 +91,6 @@ def fast_bfloat16(accelerator: str) -> bool:
         return False
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar over the steps of the whole run, so that it knows the time left."""
-
-    @property
-    def total_train_batches(self) -> int:
-        """Batches of the run."""
-        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
 
 class Interrupted(SystemExit):
@@ -240,10 +231,11 @@ def fit(
         accumulate_grad_batches=accumulate,
         log_every_n_steps=log_every,
         logger=MetricsLog(out / "metrics.jsonl", start_step=start_step),
-        callbacks=[CollapseWatch(), StepProgressBar(refresh_rate=20), *callbacks, point],
+        callbacks=[CollapseWatch(), StepProgress(name), *callbacks, point],
         plugins=[SafeCheckpointIO()],
         enable_checkpointing=False,
         enable_model_summary=False,
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         default_root_dir=out,
     )

@@ -42,7 +42,8 @@ from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TwoRoomsVectorEnv
 from .folder import finished
 from .pictures import save_pictures
-from .pretrain import Hardware, StepProgressBar, fit, normalisation
+from .pretrain import Hardware, fit, normalisation
+from .progress import StepProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,8 @@ def learn_dynamics(
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[StepProgressBar(refresh_rate=20)],
+        enable_progress_bar=False,
+        callbacks=[StepProgress(f"dynamics on {frozen.name}")],
     )
     training = DynamicsTraining(model.dynamics, learning_rate=dynamics.learning_rate)
     trainer.fit(training, window_loader(windows, batch_size=dynamics.batch_size, seed=seed))
