@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from gymnasium.vector import VectorEnv
+
+from jepa import seeds
 
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
 from ..planning.cem import CEM
@@ -69,7 +71,7 @@ def control(
 
     Args:
         out: folder of the run; must be empty unless resuming.
-        pretraining: of the encoder, on the collected frames, without actions.
+        pretraining: of the encoder, on single frames of many layouts, without actions.
         rooms: the world.
         experience: what is collected.
         dynamics: the latent world model and its training.
@@ -81,8 +83,10 @@ def control(
     """
     began = time.monotonic()
     print("Control: collecting episodes", flush=True)
+    many_layouts = replace(rooms, random_layout=True)
+    views, _ = gather(out / "views", many_layouts, experience, seeds.derive(seed, "views"))
+    frozen = pretrained_on_frames(views, out / "encoder", pretraining, f"{name} frames", seed)
     shards, held_out = gather(out / "episodes", rooms, experience, seed)
-    frozen = pretrained_on_frames(shards, out / "encoder", pretraining, f"{name} frames", seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=rooms, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
     repeat = experience.repeat

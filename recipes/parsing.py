@@ -24,7 +24,9 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     parser = parser_of(command)
     if "--resume" in arguments and not any(a.startswith("--config") for a in arguments):
         arguments = [*stored_config(arguments), *arguments]
-    config = parser.parse_args(arguments)
+    hints = typing.get_type_hints(command)
+    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    config = parser.parse_args([f"{a}=true" if a in flags else a for a in arguments])
     if "out" in config:
         shown = parser.dump(config, skip_unset=False)
         claim(Path(config.out), resume=config.get("resume", False), config=shown)
