@@ -56,10 +56,14 @@ class Parser(ArgumentParser):
     known: Sequence[str] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser of a part; its owner comes back here
+            super().error(message, ex)
         unknown = re.search(
             r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)|option: --([\w.]+)", message
         )
-        hint = did_you_mean(next(filter(None, unknown.groups())), self.known) if unknown else ""
+        owner = re.search(r"key \"([\w.]+)\"|Group '([\w.]+)'", message)
+        words = [next(filter(None, found.groups())) for found in (owner, unknown) if found]
+        hint = did_you_mean(".".join(words), self.known) if unknown else ""
         print(f"{self.prog}: error: {' '.join(message.split())}.{hint}", file=sys.stderr)
         print(f"Options: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)

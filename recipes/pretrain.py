@@ -117,6 +117,7 @@ def pretrain(
     init_from: Path | None = None,
     resume: bool = False,
     probe: bool = True,
+    labelled: int | None = None,
 ) -> None:
     """Pretrain an encoder with I-JEPA and probe it frozen.
 
@@ -139,6 +140,7 @@ def pretrain(
         init_from: an encoder whose weights to begin from; the run itself is a new one.
         resume: go on with the run in `out`.
         probe: at the end, measure the frozen target encoder and its baselines.
+        labelled: training images, drawn at random, whose labels the probes see; None: all.
     """
     began = time.monotonic() - seconds_before(out, resume)
     frozen = fit(
@@ -161,7 +163,9 @@ def pretrain(
     )
     save_pictures(out / "pictures.npz", frozen, data, masks, seed)
     if probe:
-        metrics, baselines = measure(frozen, data, seed=seed, cache=out / "features")
+        metrics, baselines = measure(
+            frozen, data, labelled=labelled, seed=seed, cache=out / "features"
+        )
         seconds = time.monotonic() - began
         result = write_result(
             out, recipe=name, seed=seed, seconds=seconds, metrics=metrics, baselines=baselines

@@ -19,10 +19,11 @@ from .results import Measured, rows_of, shown, write_result
 def probe(
     *,
     encoder: str,
-    data: ImageDataModule,
     out: Path,
+    data: ImageDataModule | None = None,
     heads: int | None = None,
     pretrained: bool = True,
+    labelled: int | None = None,
     name: str = "probe",
     seed: int = 0,
 ) -> None:
@@ -30,16 +31,19 @@ def probe(
 
     Args:
         encoder: a run folder, an encoder.safetensors, an official I-JEPA .pth.tar, or a timm name.
-        data: the images.
         out: folder for result.json and the feature tables; must be empty.
+        data: the images; the embedded photographs if not given.
         heads: attention heads of an official checkpoint of an unreleased width.
         pretrained: for timm names, with their published weights.
+        labelled: training images, drawn at random, whose labels the probes see; None: all.
         name: of the recipe, in results.
         seed: of the held-out splits and the random baseline.
     """
     began = time.monotonic()
     frozen = load_frozen_encoder(encoder, heads=heads, pretrained=pretrained)
-    metrics, baselines = measure(frozen, data, seed=seed, cache=out / "features")
+    metrics, baselines = measure(
+        frozen, data or ImageDataModule(), labelled=labelled, seed=seed, cache=out / "features"
+    )
     result = write_result(
         out,
         recipe=name,
@@ -52,7 +56,12 @@ def probe(
 
 
 def measure(
-    frozen: FrozenEncoder, data: ImageDataModule, *, seed: int, cache: Path
+    frozen: FrozenEncoder,
+    data: ImageDataModule,
+    *,
+    labelled: int | None = None,
+    seed: int,
+    cache: Path,
 ) -> tuple[dict[str, Measured], dict[str, Measured]]:
     """Metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
 
@@ -68,13 +77,16 @@ def measure(
         encoders["random_encoder/"] = random_encoder(frozen, seed)
 
     def known(split: Split) -> str:
-        return f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}"
+        part = f"-{labelled}" if split == "train" and labelled else ""
+        return f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}{part}"
+
+    rows = None if labelled is None else data.draw("train", labelled, "labelled")
 
     metrics: dict[str, Measured] = {}
     for prefix, encoder in encoders.items():
         found = evaluate_frozen(
             encoder,
-            data.evaluation_loader("train"),
+            data.evaluation_loader("train", rows=rows),
             data.evaluation_loader("test"),
             cache=cache,
             data=(known("train"), known("test")),

@@ -27,6 +27,7 @@ TINY = {
     "optimisation": {"steps": 3},
     "online": None,
     "probe": False,
+    "log_every": 1,
 }
 
 
