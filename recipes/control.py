@@ -104,7 +104,8 @@ def control(
         ours = rates[which] = played(agent)
     readout = position_readout(latents, shards)
     errors = horizon_errors(model, held_out, readout)
-    save_episode(out, agent, env, model, energy, readout, play.max_steps, play.seed)
+    longest = int((ours.steps * ours.success).argmax())
+    save_episode(out, agent, env, model, energy, readout, longest, play.max_steps, play.seed)
     (out / "dynamics.json").write_text(json.dumps({"horizon_error": errors}))
 
     print("Control: random policy and oracle", flush=True)

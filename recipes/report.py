@@ -111,7 +111,9 @@ def pretraining_part(folder: Path) -> Html:
         )
     if (folder / "pictures.npz").is_file():
         pictures = read_pictures(folder / "pictures.npz")
-        html += contact_sheet(pictures) + neighbours(pictures)
+        html += contact_sheet(pictures)
+        if pictures.neighbour_labels.max() > 0:  # neighbours of one class tell nothing
+            html += neighbours(pictures)
     return html
 
 

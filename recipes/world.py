@@ -228,6 +228,7 @@ def save_episode(
     model: LatentWorldModel,
     energy: Callable[..., GoalDistance],
     readout: LinearReadout,
+    episode: int,
     max_steps: int,
     seed: int,
 ) -> None:
@@ -235,16 +236,16 @@ def save_episode(
     observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
     agent.reset()
     agent.act(observation)
-    images = {key: torch.from_numpy(value[:1]) for key, value in observation.items()}
+    images = {key: torch.from_numpy(value[[episode]]) for key, value in observation.items()}
     landscape = energy_landscape(
         model,
         model.encode(images["observation"]),
         energy(model.encode(images["desired_goal"])),
-        agent.plan.actions[:1],
+        agent.plan.actions[[episode]],
         agent.action_space,
     )
-    chosen = agent.plan.actions[0, 0].numpy()
-    recording = record(agent, env, max_steps=max_steps, seed=seed)
+    chosen = agent.plan.actions[episode, 0].numpy()
+    recording = record(agent, env, max_steps=max_steps, seed=seed, episode=episode)
     imagined = readout(recording.imagined["latent"])
     with atomic_path(out / "episode.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
@@ -252,7 +253,7 @@ def save_episode(
             frames=recording.frames,
             goal=recording.goal,
             positions=recording.positions,
-            goal_position=info["goal_position"][0],
+            goal_position=info["goal_position"][episode],
             imagined=imagined.numpy(),
             energy=landscape[0].numpy(),
             chosen_action=chosen,
