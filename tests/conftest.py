@@ -7,4 +7,4 @@ from jaxtyping import install_import_hook
 
 warnings.filterwarnings("ignore", message=".*PEP 585.*")
 install_import_hook("jepa", "beartype.beartype")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small tensors, and a busy machine makes more threads wait
