@@ -137,6 +137,6 @@ def share(evaluation: Evaluation) -> Measured:
     return Measured(**wilson(evaluation.successes, evaluation.episodes)._asdict())
 
 
-def exactly(value: float) -> Measured:
+def exactly(value: float | int) -> Measured:
     """A number without an interval."""
     return Measured(value=float(value), low=float(value), high=float(value))

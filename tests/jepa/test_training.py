@@ -212,7 +212,7 @@ def test_learning_rate_follows_its_formula():
     assert schedule.weight_decay_at(0) == pytest.approx(0.04)
     assert schedule.weight_decay_at(100) == pytest.approx(0.4)
     assert schedule.momentum_at(50) == pytest.approx(0.998)
-    assert warmup_cosine(500, steps=100, warmup=10, start=0, peak=1, end=0.1) == 0.1
+    assert warmup_cosine(500, steps=100, warmup=10, start=0.0, peak=1.0, end=0.1) == 0.1
 
 
 @pytest.mark.parametrize(
