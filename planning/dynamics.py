@@ -77,14 +77,6 @@ class LatentWorldModel(nn.Module):
         return unroll(self.step, state, actions)
 
 
-@torch.no_grad()
-def encode_frames(
-    model: LatentWorldModel, frames: UInt8[Tensor, "S H W C"], batch: int = 512
-) -> Float[Tensor, "S D"]:
-    """Latents of many frames, a batch at a time."""
-    return torch.cat([model.encode(some)["latent"] for some in frames.split(batch)])
-
-
 def world_model(
     encoder: FrozenEncoder,
     projection: SlowFeatures,
