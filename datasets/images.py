@@ -36,6 +36,8 @@ class ImageSet(Dataset):
     channels: 1 or 3, the same for all images.
     size: (height, width) when all images share it, else None.
     fingerprint: 16 hexadecimal digits that change with the content; keys cached features.
+    groups: which images show the same place or scene, or None if that is not known; held-out
+        images are taken from other groups than those that a probe is fitted on.
     """
 
     labels: Int64[Tensor, " n"]
@@ -43,6 +45,7 @@ class ImageSet(Dataset):
     channels: int
     size: tuple[int, int] | None
     fingerprint: str
+    groups: Int64[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,8 +69,10 @@ class InMemoryImages(ImageSet):
         *,
         classes: Sequence[str],
         title: str,
+        groups: Int64[Tensor, " n"] | None = None,
     ) -> None:
         self.images, self.labels, self.classes, self.title = images, labels, list(classes), title
+        self.groups = groups
         self.channels = images.shape[1]
         self.size = (images.shape[2], images.shape[3])
         self.fingerprint = fingerprint(

@@ -67,14 +67,19 @@ def spread(pixels: UInt8[np.ndarray, "H W"], boxes: Boxes) -> Float[np.ndarray, 
     return np.sqrt(np.maximum(mean(levels**2) - mean(levels) ** 2, 0))
 
 
+def tiling(pixels: UInt8[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
+    """Rows and columns of tiles, and the height and width of one in pixels."""
+    rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
+    return rows, columns, pixels.shape[0] // rows, pixels.shape[1] // columns
+
+
 def tiles(pixels: UInt8[np.ndarray, "H W"], split: Split, rng: np.random.Generator) -> Boxes:
     """The tiles of a photograph that belong to `split`; tiles of the two splits are disjoint.
 
     The photograph is cut into a grid of equal tiles; flat ones (sky, black borders) are left
     out, and a quarter of the others, drawn at random, is for testing.
     """
-    rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
-    height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
+    rows, columns, height, width = tiling(pixels)
     grid = np.array(
         [(r * height, c * width, height, width) for r in range(rows) for c in range(columns)]
     )
@@ -124,6 +129,12 @@ def crop_boxes(name: str, split: Split, seed: int = 0) -> Boxes:
     return draw_boxes(pixels, places, PER_CLASS[split], _rng(seed, "crops", name, split))
 
 
+def tile_numbers(pixels: UInt8[np.ndarray, "H W"], boxes: Boxes) -> Int64[np.ndarray, " _"]:
+    """The tile, in raster order, that each box lies in."""
+    _, columns, height, width = tiling(pixels)
+    return boxes[:, 0] // height * columns + boxes[:, 1] // width
+
+
 @functools.lru_cache(maxsize=4)
 def photographs(split: Split, *, image_size: int = 32, seed: int = 0) -> InMemoryImages:
     """17 photographs and textures, one class each: 1,000 training and 200 test crops of each.
@@ -131,17 +142,19 @@ def photographs(split: Split, *, image_size: int = 32, seed: int = 0) -> InMemor
     What it is: grey crops of 48 to 80 pixels a side, resized, mirrored at random, all with the
     same mean and contrast (up to clipping), so that neither colour nor brightness tells the
     label: texture and structure must. Training and test crops come from different tiles of the
-    photographs and share no pixel.
+    photographs and share no pixel; `groups` are the tiles.
 
     What it is not: a benchmark of recognition. A class is one photograph, a test crop shows an
     unseen place of a photograph that was seen, and crops of one split overlap one another, so
     they are worth fewer independent samples than their number says.
     """
     crops: list[UInt8[np.ndarray, "S S"]] = []
+    groups: list[Int64[np.ndarray, " _"]] = []
     for name in PHOTOGRAPHS:
         pixels = load_photograph(name)
         mirrored = _rng(seed, "mirrored", name, split).random(PER_CLASS[split]) < 0.5
         boxes = crop_boxes(name, split, seed)
+        groups.append(tile_numbers(pixels, boxes) + 1000 * len(groups))
         crops += [
             render(pixels, box, bool(flip), image_size)
             for box, flip in zip(boxes, mirrored, strict=True)
@@ -149,7 +162,13 @@ def photographs(split: Split, *, image_size: int = 32, seed: int = 0) -> InMemor
     images: UInt8[Tensor, "n 1 S S"] = torch.from_numpy(np.stack(crops))[:, None]
     labels = torch.arange(len(PHOTOGRAPHS)).repeat_interleave(PER_CLASS[split])
     title = f"photographs/{split}"
-    return InMemoryImages(images, labels, classes=list(PHOTOGRAPHS), title=title)
+    return InMemoryImages(
+        images,
+        labels,
+        classes=list(PHOTOGRAPHS),
+        title=title,
+        groups=torch.from_numpy(np.concatenate(groups)),
+    )
 
 
 def _rng(seed: int, *name: str | int) -> np.random.Generator:

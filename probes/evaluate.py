@@ -24,6 +24,7 @@ def evaluate_frozen(
     cache: Path | None = None,
     data: tuple[str, str] | None = None,
     precision: Precision = "float32",
+    groups: Int64[np.ndarray, "n"] | None = None,
     k: int = 20,
     seed: int = 0,
     progress: bool = False,
@@ -35,6 +36,8 @@ def evaluate_frozen(
     Args:
         train_loader, test_loader: (images, labels, ...) batches, fixed order, no augmentation.
         cache, data: as `extract`; `data` are the fingerprints of both sets.
+        groups: of the training images, in the loader's order: images of one group (crops of one
+            place, frames of one video) are never on both sides of a held-out split.
         k: neighbours of the kNN probe.
         seed: of the held-out splits.
 
@@ -49,18 +52,25 @@ def evaluate_frozen(
                 precision=precision, progress=progress)
         for loader, name in zip((train_loader, test_loader), data or (None, None), strict=True)
     ]  # fmt: skip
-    return evaluate_tables(*tables, k=k, seed=seed)
+    return evaluate_tables(*tables, groups=groups, k=k, seed=seed)
 
 
-def evaluate_tables(train: FeatureTable, test: FeatureTable, *, k: int = 20, seed: int = 0) -> dict:
+def evaluate_tables(
+    train: FeatureTable,
+    test: FeatureTable,
+    *,
+    groups: Int64[np.ndarray, "n"] | None = None,
+    k: int = 20,
+    seed: int = 0,
+) -> dict:
     """`evaluate_frozen` on tables that are there already."""
     metrics, held_out, strengths = {}, {}, {}
     for pooling, features in train.features.items():
-        linear = LinearProbe(random_state=_int32(seed)).fit(features, train.labels)
+        linear = LinearProbe(random_state=_int32(seed)).fit(features, train.labels, groups)
         knn = KNNProbe(k=k).fit(features, train.labels)
         strengths[pooling] = linear.C_
         held_out[f"linear/{pooling}"] = max(linear.held_out_.values(), default=0.0)
-        held_out[f"knn/{pooling}"] = _held_out_knn(features, train.labels, k, seed)
+        held_out[f"knn/{pooling}"] = _held_out_knn(features, train.labels, groups, k, seed)
         for name, probe in (("linear", linear), ("knn", knn)):
             right = int((probe.predict(test.features[pooling]) == test.labels).sum())
             metrics[f"{name}_top1/{pooling}"] = wilson(right, len(test.labels))._asdict()
@@ -78,9 +88,15 @@ def evaluate_tables(train: FeatureTable, test: FeatureTable, *, k: int = 20, see
     }
 
 
-def _held_out_knn(features: np.ndarray, labels: Int64[np.ndarray, "n"], k: int, seed: int) -> float:
+def _held_out_knn(
+    features: np.ndarray,
+    labels: Int64[np.ndarray, "n"],
+    groups: Int64[np.ndarray, "n"] | None,
+    k: int,
+    seed: int,
+) -> float:
     """Accuracy on a held-out part of the training set; at most 20,000 rows are used."""
-    bank, held_out = split(labels, 20_000, _int32(seed))
+    bank, held_out = split(labels, 20_000, _int32(seed), groups)
     if len(held_out) == 0:
         return 0.0
     probe = KNNProbe(k=k).fit(features[bank], labels[bank])

@@ -34,8 +34,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     Hessian at the start is about the identity, so that correlated features cost fewer
     iterations; the two large products are in the precision of X, everything else in float64.
 
-    C, unless given, is chosen on training data only. A stratified fifth is held out; the grid is
-    fitted on the rest (to ten times `tol`), from the strongest penalty to the weakest, each
+    C, unless given, is chosen on training data only. A stratified fifth is held out (whole groups,
+    if `fit` is given groups: near-copies of a training row would praise too weak a penalty); the
+    grid is fitted on the rest (to ten times `tol`), from the strongest penalty to the weakest, each
     starting at the last optimum, until two in a row are worse than the best so far; the C with
     the best held-out accuracy (the smallest of equals) is refitted on everything. With more than
     `selection_size` rows the grid uses a stratified draw of that many. Where nothing can be held
@@ -77,18 +78,20 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X, y) -> LinearProbe:
-        """X [n, D], y [n] of at least two classes."""
+    def fit(self, X, y, groups=None) -> LinearProbe:
+        """X [n, D], y [n] of at least two classes; groups [n]: which rows show the same thing."""
         rows, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         X = np.asarray(rows)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
+        if groups is not None:
+            groups = np.unique(groups, return_inverse=True)[1]
         if len(self.classes_) < 2:
             raise ValueError(f"a classifier needs at least 2 classes; got 1 class: {self.classes_}")
         for strength in self.grid if self.C is None else (self.C,):
             if not 0 < strength < np.inf:
                 raise ValueError(f"expected 0 < C < inf; got C={strength}")
-        self.held_out_ = {} if self.C is not None else self._try_grid(X, codes)
+        self.held_out_ = {} if self.C is not None else self._try_grid(X, codes, groups)
         best = max(self.held_out_.values(), default=0.0)
         self.C_ = self.C or min((c for c, a in self.held_out_.items() if a == best), default=1.0)
         problem = _Problem(X, codes, len(self.classes_))
@@ -97,9 +100,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_ = (part.numpy() for part in problem.unstandardised(theta))
         return self
 
-    def _try_grid(self, X: np.ndarray, codes: np.ndarray) -> dict[float, float]:
+    def _try_grid(
+        self, X: np.ndarray, codes: np.ndarray, groups: np.ndarray | None
+    ) -> dict[float, float]:
         """Held-out accuracy for every C of the grid."""
-        fitted, held_out = split(codes, self.selection_size, self.random_state)
+        fitted, held_out = split(codes, self.selection_size, self.random_state, groups)
         if len(held_out) == 0:
             log.warning("too few rows in every class to hold some out: C = 1 is used")
             return {}
@@ -133,22 +138,42 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
 
 def split(
-    codes: Int64[np.ndarray, "n"], most: int, random_state: int | np.random.RandomState | None
+    codes: Int64[np.ndarray, "n"],
+    most: int,
+    random_state: int | np.random.RandomState | None,
+    groups: Int64[np.ndarray, "_"] | None = None,
 ) -> tuple[Int64[np.ndarray, "fitted"], Int64[np.ndarray, "held"]]:
     """Stratified rows to fit on and to hold out: of each class four fifths and one fifth.
 
     At most about `most` rows in total, the classes in their proportions; a class of fewer than
-    five rows holds none out.
+    five rows holds none out. With `groups`, rows of one class and group stay together: whole
+    groups, in random order, are held out while they fit into the fifth, at least one, and none
+    of a class that is all one group.
     """
+    if groups is not None and len(groups) != len(codes):
+        raise ValueError(f"expected one group per row, {len(codes)}; got {len(groups)}")
     random = check_random_state(random_state)
     share = min(1.0, most / len(codes))
     fitted, held_out = [], []
     for code in np.unique(codes):
         rows = random.permutation(np.flatnonzero(codes == code))
         rows = rows[: max(2, round(share * len(rows)))]
-        fitted.append(rows[len(rows) // 5 :])
-        held_out.append(rows[: len(rows) // 5])
+        fifth = len(rows) // 5
+        if groups is None or not fifth:
+            held = np.arange(len(rows)) < fifth
+        else:
+            held = np.isin(groups[rows], _some_groups(groups[rows], fifth))
+        fitted.append(rows[~held])
+        held_out.append(rows[held])
     return np.sort(np.concatenate(fitted)), np.sort(np.concatenate(held_out))
+
+
+def _some_groups(groups: np.ndarray, most: int) -> list:
+    """The first groups, in order of appearance, that have at most `most` rows together."""
+    names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    count = max(1, int((sizes[order].cumsum() <= most).sum()))
+    return [] if len(names) == 1 else names[order[:count]].tolist()
 
 
 def _all_columns(logits: np.ndarray | Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from jepa.metrics_log import MetricsLog, read_metrics
 from jepa.model import JEPA
 from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
+from jepa.seeds import generator
 from jepa.shapes import Grid
 from jepa.training import Optimisation, Pretraining
 from jepa.watch import CollapseWatch
@@ -274,10 +275,23 @@ def normalisation(
 
 
 def online_probes(data: ImageDataModule, online: Online) -> OnlineProbes:
-    """Disjoint training images for the bank and for the test: the test split is not touched."""
-    rows = data.draw("train", online.bank + online.held_out, "online")
+    """Disjoint training images for the bank and for the test: the test split is not touched.
+
+    Where the images tell their groups, no group is in both.
+    """
+    images = data.images("train")
+    rows = data.draw("train", len(images), "online")
+    if images.groups is None:
+        bank, held_out = rows[: online.bank], rows[online.bank :]
+    else:
+        groups = images.groups[rows]
+        names = torch.unique(groups)
+        mixed = torch.randperm(len(names), generator=generator(data.seed, "online_groups"))
+        share = online.held_out / (online.bank + online.held_out)
+        apart = torch.isin(groups, names[mixed[: max(1, round(share * len(names)))]])
+        bank, held_out = rows[~apart][: online.bank], rows[apart]
     return OnlineProbes(
-        data.evaluation_loader("train", rows=rows[: -online.held_out]),
-        data.evaluation_loader("train", rows=rows[-online.held_out :]),
+        data.evaluation_loader("train", rows=bank),
+        data.evaluation_loader("train", rows=held_out[: online.held_out]),
         every_n_steps=online.every_n_steps,
     )

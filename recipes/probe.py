@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from jepa.checkpoint import load_frozen_encoder
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
@@ -80,7 +82,11 @@ def measure(
         part = f"-{labelled}" if split == "train" and labelled else ""
         return f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}{part}"
 
-    rows = None if labelled is None else data.draw("train", labelled, "labelled")
+    train = data.images("train")
+    rows = torch.arange(len(train))
+    if labelled is not None:
+        rows = data.draw("train", labelled, "labelled")
+    groups = None if train.groups is None else train.groups[rows].numpy()
 
     metrics: dict[str, Measured] = {}
     for prefix, encoder in encoders.items():
@@ -90,6 +96,7 @@ def measure(
             data.evaluation_loader("test"),
             cache=cache,
             data=(known("train"), known("test")),
+            groups=groups,
             seed=seed,
             progress=True,
         )

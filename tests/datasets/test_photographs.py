@@ -28,6 +28,25 @@ def test_no_pixel_is_in_a_training_and_in_a_test_crop(name):
     assert not (seen["train"] & seen["test"]).any()
 
 
+def test_groups_are_places_of_one_photograph(halves):
+    images = halves["train"]
+    boxes = np.concatenate([module.crop_boxes(name, "train") for name in module.PHOTOGRAPHS])
+    for group in images.groups.unique():
+        rows = (images.groups == group).nonzero()[:, 0]
+        assert len(images.labels[rows].unique()) == 1
+        top, left, height, width = boxes[rows].T
+        assert np.ptp(top + height) < 2 * module.TILE
+        assert max((top + height).max() - top.min(), (left + width).max() - left.min()) < 2 * (
+            module.TILE
+        )
+    first, second = (images.groups == g for g in images.groups[:1000].unique()[:2])
+    covered = [np.zeros(module.load_photograph("astronaut").shape, dtype=bool) for _ in range(2)]
+    for rows, seen in zip((first, second), covered, strict=True):
+        for top, left, height, width in boxes[rows.numpy()]:
+            seen[top : top + height, left : left + width] = True
+    assert not (covered[0] & covered[1]).any(), "two groups share a pixel"
+
+
 def test_spread_is_the_standard_deviation():
     pixels = module.load_photograph("coins")
     boxes = module.crop_boxes("coins", "test")[:50]

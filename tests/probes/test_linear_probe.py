@@ -81,6 +81,31 @@ def test_split_is_stratified_disjoint_and_bounded():
     assert set(codes[fitted]) == {0, 1, 2}
 
 
+def test_groups_are_held_out_whole():
+    codes = np.repeat([0, 1, 2], [100, 50, 40])
+    groups = np.concatenate([np.arange(100) // 10, 100 + np.arange(50) // 8, np.full(40, 300)])
+    fitted, held_out = split(codes, 10_000, 0, groups)
+    np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held_out])), np.arange(190))
+    assert not set(groups[fitted]) & set(groups[held_out])
+    held = np.bincount(codes[held_out], minlength=3)
+    assert held[0] == 20
+    assert 2 <= held[1] <= 10
+    assert held[2] == 0, "a class of one group cannot hold any out"
+    with pytest.raises(ValueError, match="one group per row"):
+        split(codes, 10_000, 0, groups[:-1])
+
+
+def test_near_copies_do_not_choose_the_penalty():
+    """Ten noisy copies of each of 60 points with random labels: held out one by one, a probe
+    that learns the points by heart looks perfect; held out by point, nothing looks good."""
+    random = np.random.default_rng(0)
+    points, labels = random.normal(size=(60, 100)), random.permutation(np.arange(60) % 2)
+    x = np.repeat(points, 10, axis=0) + 0.01 * random.normal(size=(600, 100))
+    y, groups = np.repeat(labels, 10), np.repeat(np.arange(60), 10)
+    assert max(LinearProbe().fit(x, y).held_out_.values()) == 1.0
+    assert max(LinearProbe().fit(x, y, groups).held_out_.values()) < 0.85
+
+
 def test_constant_features_and_strings():
     x, y = correlated(200, 4, 2)
     x[:, 1] = 3.0
