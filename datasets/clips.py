@@ -1,14 +1,15 @@
-"""Labelled videos: one small interface, from which clips are taken."""
+"""Labelled videos: one small interface, and `open_clips`, the door to every source."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .images import UnreadableImageError
+from .images import Split, UnreadableImageError, fingerprint
 
 
 class UnreadableVideoError(UnreadableImageError):
@@ -48,3 +49,48 @@ class ClipSet(Dataset):
     @abstractmethod
     def name(self, index: int) -> str:
         """How messages call this video: a path, or the set and the index."""
+
+
+class InMemoryClips(ClipSet):
+    """Clips already made, all of one size: `images[indices]` is a batch.
+
+    Each video is exactly one clip long, so that a position in it has no meaning.
+    """
+
+    def __init__(
+        self,
+        images: UInt8[Tensor, "n C T H W"],
+        labels: Int64[Tensor, " n"],
+        *,
+        classes: Sequence[str],
+        title: str,
+        targets: Mapping[str, Float[Tensor, " n"]],
+        groups: Int64[Tensor, " n"] | None = None,
+    ) -> None:
+        self.images, self.labels, self.classes, self.title = images, labels, list(classes), title
+        self.targets, self.groups = dict(targets), groups
+        self.channels, self.frames = images.shape[1], images.shape[2]
+        self.size = (images.shape[3], images.shape[4])
+        self.fingerprint = fingerprint(
+            str(tuple(images.shape)), images.numpy().tobytes(), labels.numpy().tobytes()
+        )
+
+    def clip(self, index: int, position: float) -> UInt8[Tensor, "C T H W"]:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        return f"{self.title}[{index}]"
+
+
+def open_clips(source: str, split: Split, *, frames: int = 16, image_size: int = 32) -> ClipSet:
+    """The training or test clips of a source.
+
+    Args:
+        source: `sprites` (made).
+        split: which half; no video is in both.
+        frames: T of a clip.
+        image_size: side of the clips that are made, in pixels.
+    """
+    from . import sprites
+
+    return sprites.sprites(split, frames=frames, image_size=image_size)

@@ -1,26 +1,30 @@
-"""Image loaders: DataLoaders over exactly resumable batches, and their LightningDataModule."""
+"""DataLoaders over exactly resumable batches, and the LightningDataModule of images."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Int64
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from jepa.seeds import generator
 
+from .clips import ClipSet, InMemoryClips
 from .images import ImageSet, InMemoryImages, Split, open_images
-from .loaders import EvaluationBatches, ImageBatch, TrainBatches
+from .loaders import Batches, CountedBatches, EvaluationBatches, TrainBatches
 from .reading import UnreadableTally, scan
 
+Source = TypeVar("Source", ImageSet, ClipSet)
 
-def batch_loader(batches: Dataset, steps: Iterable[int], workers: int) -> DataLoader:
+
+def batch_loader(batches: Batches, steps: Iterable[int], workers: int) -> DataLoader:
     """batches[step] for each step, in order, made by `workers` processes (0: by this one)."""
     options: dict[str, Any] = {}
     if workers:
@@ -37,7 +41,7 @@ def batch_loader(batches: Dataset, steps: Iterable[int], workers: int) -> DataLo
 
 
 class TrainLoader:
-    """Batches from `start()` on, without end and without length; counts unreadable images.
+    """Batches from `start()` on, without end and without length; counts unreadable samples.
 
     Not a DataLoader, so that Lightning leaves the order alone on many devices, and `start` is
     asked at every new iteration, so that an epoch goes on where the last one stopped.
@@ -45,40 +49,134 @@ class TrainLoader:
 
     def __init__(
         self,
-        batches: TrainBatches,
+        batches: Batches,
         *,
         start: Callable[[], int] = lambda: 0,
         workers: int = 0,
         max_unreadable: float = 0.1,
     ) -> None:
         self.batches, self.start, self.workers = batches, start, workers
-        self.unreadable = UnreadableTally(len(batches.images), max_unreadable)
+        self.unreadable = UnreadableTally(batches.total, max_unreadable)
 
-    def __iter__(self) -> Iterator[ImageBatch]:
+    def __iter__(self) -> Iterator[Any]:
         for batch in batch_loader(self.batches, itertools.count(self.start()), self.workers):
             self.unreadable.add(batch.unreadable)
             yield batch
 
 
 class EvaluationLoader:
-    """All batches of a split once, in order; counts the unreadable images."""
+    """All batches of a split once, in order; counts the unreadable samples."""
 
     def __init__(
-        self, batches: EvaluationBatches, *, workers: int = 0, max_unreadable: float = 0.1
+        self, batches: CountedBatches, *, workers: int = 0, max_unreadable: float = 0.1
     ) -> None:
         self.batches, self.workers = batches, workers
-        self.unreadable = UnreadableTally(len(batches.rows), max_unreadable)
+        self.unreadable = UnreadableTally(batches.total, max_unreadable)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[ImageBatch]:
-        for batch in batch_loader(self.batches, range(len(self.batches)), self.workers):
+    def __iter__(self) -> Iterator[Any]:
+        for batch in batch_loader(self.batches, range(len(self)), self.workers):
             self.unreadable.add(batch.unreadable)
             yield batch
 
 
-class ImageDataModule(LightningDataModule):
+class DataModule(LightningDataModule, Generic[Source]):
+    """What images and clips have in common: the sets, opened once, and the order of training.
+
+    Subclasses say how a split is opened and which batches are made of it.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        image_size: int | None,
+        channels: int | None,
+        batch_size: int,
+        seed: int,
+        workers: int | None,
+        max_unreadable: float,
+    ) -> None:
+        super().__init__()
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.max_unreadable = max_unreadable
+        self._image_size, self._channels, self._workers = image_size, channels, workers
+        self._sets: dict[Split, Source] = {}
+
+    @abstractmethod
+    def open(self, split: Split) -> Source:
+        """The set of a split, checked for unreadable samples."""
+
+    @abstractmethod
+    def train_loader(
+        self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
+    ) -> TrainLoader:
+        """Training batches of one process, from step `start()` on."""
+
+    @abstractmethod
+    def evaluation_loader(
+        self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 256
+    ) -> EvaluationLoader:
+        """A split in order, or the samples `rows` of it, without augmentation."""
+
+    def images(self, split: Split) -> Source:
+        """The set of a split, opened and checked once."""
+        if split not in self._sets:
+            self._sets[split] = self.open(split)
+        return self._sets[split]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in a batch, in pixels."""
+        if self._image_size is not None:
+            return self._image_size
+        size = self.images("train").size
+        if size is None or size[0] != size[1]:
+            given = "differ in size" if size is None else f"are {size[0]}x{size[1]}"
+            raise ValueError(f"the images of {self.source} {given}: give image_size, e.g. 224")
+        return size[0]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images in a batch."""
+        return self.images("train").channels if self._channels is None else self._channels
+
+    @property
+    def workers(self) -> int:
+        """Processes that read: none for what is in memory, else one per processor up to 8."""
+        if self._workers is not None:
+            return self._workers
+        in_memory = isinstance(self.images("train"), InMemoryImages | InMemoryClips)
+        return 0 if in_memory else min(8, os.cpu_count() or 1)
+
+    def prepare_data(self) -> None:
+        """Download, if the source does: once per machine."""
+        self.images("train")
+
+    def setup(self, stage: str) -> None:
+        """Open the set: wrong sources and unreadable sets fail before the first step."""
+        self.images("train")
+
+    def train_dataloader(self) -> TrainLoader:
+        """The loader that goes on at the trainer's step: nothing is kept in a checkpoint."""
+        trainer = self.trainer
+        if trainer is None:
+            raise RuntimeError("train_dataloader needs a trainer; without one use train_loader")
+        return self.train_loader(
+            start=lambda: trainer.global_step * trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def draw(self, split: Split, count: int, *purpose: str) -> Int64[Tensor, " count"]:
+        """At most `count` different samples of a split, in random order under the named seed."""
+        n = len(self.images(split))
+        return torch.randperm(n, generator=generator(self.seed, *purpose))[:count]
+
+
+class ImageDataModule(DataModule[ImageSet]):
     """Images of one source for pretraining and for evaluation.
 
     Args:
@@ -107,52 +205,23 @@ class ImageDataModule(LightningDataModule):
         workers: int | None = None,
         max_unreadable: float = 0.1,
     ) -> None:
-        super().__init__()
-        self.source, self.batch_size, self.seed = source, batch_size, seed
-        self.crop_scale, self.flip, self.max_unreadable = crop_scale, flip, max_unreadable
-        self._image_size, self._channels, self._workers = image_size, channels, workers
-        self._sets: dict[Split, ImageSet] = {}
+        super().__init__(
+            source=source,
+            image_size=image_size,
+            channels=channels,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            max_unreadable=max_unreadable,
+        )
+        self.crop_scale, self.flip = crop_scale, flip
 
-    def images(self, split: Split) -> ImageSet:
-        """The set of a split, opened and checked for unreadable images once."""
-        if split not in self._sets:
-            options = {} if self._image_size is None else {"image_size": self._image_size}
-            opened = open_images(self.source, split, **options)
-            scan(opened, self.max_unreadable, seed=self.seed)
-            self._sets[split] = opened
-        return self._sets[split]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the images in a batch, in pixels."""
-        if self._image_size is not None:
-            return self._image_size
-        size = self.images("train").size
-        if size is None or size[0] != size[1]:
-            given = "differ in size" if size is None else f"are {size[0]}x{size[1]}"
-            raise ValueError(f"the images of {self.source} {given}: give image_size, e.g. 224")
-        return size[0]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images in a batch."""
-        return self.images("train").channels if self._channels is None else self._channels
-
-    @property
-    def workers(self) -> int:
-        """Processes that read images."""
-        if self._workers is not None:
-            return self._workers
-        in_memory = isinstance(self.images("train"), InMemoryImages)
-        return 0 if in_memory else min(8, os.cpu_count() or 1)
-
-    def prepare_data(self) -> None:
-        """Download, if the source does: once per machine."""
-        self.images("train")
-
-    def setup(self, stage: str) -> None:
-        """Open the images: wrong sources and unreadable sets fail before the first step."""
-        self.images("train")
+    def open(self, split: Split) -> ImageSet:
+        """The images of a split, checked for unreadable ones."""
+        options = {} if self._image_size is None else {"image_size": self._image_size}
+        opened = open_images(self.source, split, **options)
+        scan(opened, self.max_unreadable, seed=self.seed)
+        return opened
 
     def train_loader(
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
@@ -173,17 +242,6 @@ class ImageDataModule(LightningDataModule):
             batches, start=start, workers=self.workers, max_unreadable=self.max_unreadable
         )
 
-    def train_dataloader(self) -> TrainLoader:
-        """The loader that goes on at the trainer's step: nothing is kept in a checkpoint."""
-        trainer = self.trainer
-        if trainer is None:
-            raise RuntimeError("train_dataloader needs a trainer; without one use train_loader")
-        return self.train_loader(
-            start=lambda: trainer.global_step * trainer.accumulate_grad_batches,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
-
     def evaluation_loader(
         self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 256
     ) -> EvaluationLoader:
@@ -196,11 +254,6 @@ class ImageDataModule(LightningDataModule):
             rows=rows,
         )
         return EvaluationLoader(batches, workers=self.workers, max_unreadable=self.max_unreadable)
-
-    def draw(self, split: Split, count: int, *purpose: str) -> Int64[Tensor, " count"]:
-        """At most `count` different images of a split, in random order under the named seed."""
-        n = len(self.images(split))
-        return torch.randperm(n, generator=generator(self.seed, *purpose))[:count]
 
 
 class MadeImages(ImageDataModule):

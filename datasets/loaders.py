@@ -1,16 +1,12 @@
 """Batches whose samples and augmentations are pure functions of (seed, step, rank).
 
 A resumed run needs no loader state: batch 7,000 is the same whether or not this process made
-batches 0 to 6,999, and for any number of workers.
-
-Sample `position` counts all samples of a run: step s of rank r of w holds the B positions from
-(s * w + r) * B on. Position p shows image `permutation(p // n)[p % n]` of the n, augmented
-under the seed of p.
+batches 0 to 6,999, and for any number of workers. `Samples` says which image stands where.
 """
 
 from __future__ import annotations
 
-import functools
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,11 +15,11 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jepa.seeds import derive, generator
+from jepa.seeds import derive
 
 from .crops import draw_crops, random_flips, resized_crops
 from .images import ImageSet, InMemoryImages, UnreadableImageError
-from .reading import TooManyUnreadableError
+from .samples import Samples, read_or_next
 from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
 
 
@@ -35,24 +31,24 @@ class ImageBatch(NamedTuple):
     unreadable: list[str]
 
 
-@functools.lru_cache(maxsize=2)
-def permutation(seed: int, epoch: int, n: int) -> Int64[Tensor, " n"]:
-    """The order of n images in one pass over them. Shared by all callers: do not write to it."""
-    return torch.randperm(n, generator=generator(seed, "order", epoch))
+class Batches(Dataset):
+    """Batches by number, each with a list `unreadable` of what was wrong with its samples."""
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Samples that a share of unreadable ones refers to."""
 
 
-def order(seed: int, first: int, count: int, n: int) -> Int64[Tensor, " count"]:
-    """Image indices at the sample positions first ... first + count - 1."""
-    parts: list[Tensor] = []
-    while count:
-        epoch, offset = divmod(first, n)
-        part = permutation(seed, epoch, n)[offset : offset + count]
-        parts.append(part)
-        first, count = first + len(part), count - len(part)
-    return torch.cat(parts)
+class CountedBatches(Batches):
+    """Batches that come to an end."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many."""
 
 
-class TrainBatches(Dataset):
+class TrainBatches(Batches):
     """Batch `step` of a run without end, for `step` = 0, 1, 2, ...
 
     An unreadable image is replaced by the next readable one of the set, and named.
@@ -81,13 +77,11 @@ class TrainBatches(Dataset):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"need 0 <= rank < world_size; got rank {rank} of {world_size}")
-        if batch_size < 1 or not len(images):
-            raise ValueError(f"cannot make batches of {batch_size} from {len(images)} images")
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.image_size, self.crop_scale, self.flip = image_size, crop_scale, flip
-        self.rank, self.world_size = rank, world_size
+        self.samples = Samples(
+            n=len(images), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+        self.images, self.image_size = images, image_size
+        self.crop_scale, self.flip = crop_scale, flip
         change = (images.channels, channels)
         self.recolour = to_channels(*change)
         self.plain = eval_transform(image_size, given=images.size, channels=change)
@@ -95,10 +89,13 @@ class TrainBatches(Dataset):
             image_size, given=images.size, channels=change, crop_scale=crop_scale, flip=flip
         )
 
+    @property
+    def total(self) -> int:
+        """Images in the set."""
+        return len(self.images)
+
     def __getitem__(self, step: int) -> ImageBatch:
-        first = (step * self.world_size + self.rank) * self.batch_size
-        indices = order(self.seed, first, self.batch_size, len(self.images))
-        seeds = [derive(self.seed, "augment", first + i) for i in range(self.batch_size)]
+        indices, seeds = self.samples.at(step)
         if isinstance(self.images, InMemoryImages):
             return self._from_memory(self.images, indices, seeds)
         return self._one_by_one(indices.tolist(), seeds)
@@ -119,25 +116,14 @@ class TrainBatches(Dataset):
 
     def _one_by_one(self, indices: Sequence[int], seeds: Sequence[int]) -> ImageBatch:
         unreadable: list[str] = []
-        pairs = [read_or_next(self.images, i, unreadable) for i in indices]
+        n = len(self.images)
+        pairs = [read_or_next(self.images.__getitem__, i, n, unreadable)[0] for i in indices]
         pixels = apply_seeded(self.augment, [image for image, _ in pairs], seeds)
         labels = torch.tensor([label for _, label in pairs])
         return ImageBatch(torch.stack(pixels), labels, unreadable)
 
 
-def read_or_next(
-    images: ImageSet, index: int, unreadable: list[str]
-) -> tuple[UInt8[Tensor, "C H W"], int]:
-    """Image and label at `index`, or of the next readable index; appends what was skipped."""
-    for i in range(index, index + len(images)):
-        try:
-            return images[i % len(images)]
-        except UnreadableImageError as problem:
-            unreadable.append(str(problem))
-    raise TooManyUnreadableError(f"none of the {len(images)} images can be read")
-
-
-class EvaluationBatches(Dataset):
+class EvaluationBatches(CountedBatches):
     """The images in order, without augmentation; unreadable ones are left out and named.
 
     Args:
@@ -165,6 +151,11 @@ class EvaluationBatches(Dataset):
         self.transform = eval_transform(
             image_size, given=images.size, channels=(images.channels, channels)
         )
+
+    @property
+    def total(self) -> int:
+        """Rows to be evaluated."""
+        return len(self.rows)
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)

@@ -1,4 +1,4 @@
-"""What happens when an image cannot be read: skipped, counted, named; too many are refused."""
+"""What happens when a sample cannot be read: skipped, counted, named; too many are refused."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 
 from jepa.seeds import generator
 
+from .clips import ClipSet, InMemoryClips
 from .images import ImageSet, InMemoryImages, UnreadableImageError
 
 log = logging.getLogger(__name__)
 
-SCAN = 512  # images that are decoded before training starts
-NAMED = 10  # of the unreadable images, in messages
+SCANNED_IMAGES, SCANNED_VIDEOS = 512, 32  # at most so many are decoded before training starts
+NAMED = 10  # of the unreadable samples, in messages
 
 
 class TooManyUnreadableError(RuntimeError):
@@ -22,17 +23,18 @@ class TooManyUnreadableError(RuntimeError):
 
 
 class UnreadableTally:
-    """Counts and names the unreadable images of one set, each once.
+    """Counts and names the unreadable samples of one set, each once.
 
     Args:
-        total: images that the count is a share of.
+        total: samples that the count is a share of.
         limit: largest accepted share, in [0, 1).
+        noun: what the samples are called in messages.
     """
 
-    def __init__(self, total: int, limit: float) -> None:
+    def __init__(self, total: int, limit: float, noun: str = "images") -> None:
         if not 0 <= limit < 1:
-            raise ValueError(f"the accepted share of unreadable images is in [0, 1); got {limit}")
-        self.total, self.limit = total, limit
+            raise ValueError(f"the accepted share of unreadable {noun} is in [0, 1); got {limit}")
+        self.total, self.limit, self.noun = total, limit, noun
         self.found: dict[str, None] = {}
 
     def add(self, unreadable: Iterable[str]) -> None:
@@ -40,30 +42,37 @@ class UnreadableTally:
         for message in unreadable:
             if message not in self.found:
                 self.found[message] = None
-                log.warning("unreadable image skipped (%d so far): %s", len(self.found), message)
+                log.warning(
+                    "unreadable %s skipped (%d so far): %s", self.noun, len(self.found), message
+                )
         if len(self.found) > self.limit * self.total:
             named = "".join(f"\n  {message}" for message in list(self.found)[:NAMED])
             raise TooManyUnreadableError(
-                f"{len(self.found)} of {self.total} images are unreadable, more than the accepted "
-                f"{self.limit:.0%}: repair or remove them, or raise max_unreadable. "
+                f"{len(self.found)} of {self.total} {self.noun} are unreadable, more than the "
+                f"accepted {self.limit:.0%}: repair or remove them, or raise max_unreadable. "
                 f"The first:{named}"
             )
 
 
-def scan(images: ImageSet, limit: float, *, seed: int = 0) -> list[str]:
-    """Decode up to 512 images, drawn at random, and return what is wrong with the unreadable.
+def scan(samples: ImageSet | ClipSet, limit: float, *, seed: int = 0) -> list[str]:
+    """Decode up to 512 images, or one clip of each of up to 32 videos, drawn at random; return
+    what is wrong with the unreadable ones.
 
     Of a larger set this is an estimate; `UnreadableTally` goes on counting while it is used.
     Raises TooManyUnreadableError when more than the share `limit` of them is unreadable.
     """
-    if isinstance(images, InMemoryImages):
+    if isinstance(samples, InMemoryImages | InMemoryClips):
         return []
-    chosen = torch.randperm(len(images), generator=generator(seed, "scan"))[:SCAN]
+    if isinstance(samples, ClipSet):
+        noun, count = "videos", SCANNED_VIDEOS
+    else:
+        noun, count = "images", SCANNED_IMAGES
+    chosen = torch.randperm(len(samples), generator=generator(seed, "scan"))[:count]
     problems: list[str] = []
     for index in chosen.tolist():
         try:
-            images[index]
+            samples.clip(index, 0.5) if isinstance(samples, ClipSet) else samples[index]
         except UnreadableImageError as problem:
             problems.append(str(problem))
-    UnreadableTally(len(chosen), limit).add(problems)
+    UnreadableTally(len(chosen), limit, noun).add(problems)
     return problems

@@ -15,8 +15,9 @@ from jepa.datasets.crops import draw_crops, resized_crops
 from jepa.datasets.datamodule import ImageDataModule, TrainLoader
 from jepa.datasets.folders import folder_images
 from jepa.datasets.images import InMemoryImages
-from jepa.datasets.loaders import EvaluationBatches, TrainBatches, order
+from jepa.datasets.loaders import EvaluationBatches, TrainBatches
 from jepa.datasets.reading import TooManyUnreadableError, UnreadableTally, scan
+from jepa.datasets.samples import order
 from jepa.datasets.transforms import apply_seeded, eval_transform, pretrain_transform
 
 N = 23
