@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from jepa.rope import Rope, turn
 
 LAYER_NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
@@ -33,7 +38,8 @@ def attend(
 class Attention(nn.Module):
     """Multi-head self-attention with the parameter names of timm and of the JEPA releases.
 
-    timm's Block builds it and passes its other options, which must be off.
+    timm's Block builds it and passes its other options, which must be off. With `rope`, queries
+    and keys are turned by the positions of their tokens.
     """
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, **off) -> None:
@@ -42,16 +48,58 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Float[Tensor, "B N D"], **off) -> Float[Tensor, "B N D"]:
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(*qkv.unbind(0)).transpose(1, 2).flatten(2))
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
+    ) -> Float[Tensor, "B N D"]:
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
+        q, k, v = qkv.unbind(2)
+        if rope is not None:
+            q, k = turn(qkv[:, :, :2], rope).unbind(2)
+        heads = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.proj(heads.transpose(1, 2).flatten(2))
 
 
-def transformer_blocks(dim: int, depth: int, heads: int, mlp_ratio: float) -> nn.ModuleList:
+class Block(TimmBlock):
+    """timm's pre-norm block, whose attention may be told where its tokens are."""
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
+    ) -> Float[Tensor, "B N D"]:
+        x = x + self.attn(self.norm1(x), rope)
+        return x + self.mlp(self.norm2(x))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after the other, sharing one table of positions.
+
+    `activation_checkpointing`: keep only what goes into each block, and compute it again in the
+    backward pass; less memory for a third more time.
+    """
+
+    activation_checkpointing: bool = False
+
+    def run(self, x: Float[Tensor, "B N D"], rope: Rope | None = None) -> Iterator[Tensor]:
+        """What each block gives, in order."""
+        for block in self:
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, use_reentrant=False)
+            else:
+                x = block(x, rope)
+            yield x
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """What the last block gives."""
+        *_, last = self.run(x, rope)
+        return last
+
+
+def transformer_blocks(dim: int, depth: int, heads: int, mlp_ratio: float) -> Blocks:
     """`depth` pre-norm blocks with biases and GELU, without dropout."""
     if dim % heads:
         raise ValueError(f"width {dim} is not divisible by {heads} heads")
-    return nn.ModuleList(
+    return Blocks(
         Block(
             dim,
             heads,

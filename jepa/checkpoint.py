@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from jepa.encoder import VisionTransformer
 from jepa.files import atomic_path
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
-from jepa.official import Which, load_ijepa_encoder
+from jepa.official import NOMINAL_FRAMES, Which, load_official_encoder
+from jepa.positions import Positions
 from jepa.timm_encoder import TimmEncoder
 
 FORMAT = "jepa-toolkit/encoder/1"
@@ -39,16 +40,18 @@ def load_frozen_encoder(
     *,
     which: Which = "target_encoder",
     heads: int | None = None,
+    frames: int = NOMINAL_FRAMES,
+    positions: Positions | None = None,
     pretrained: bool = True,
 ) -> FrozenEncoder:
     """A frozen encoder from whatever names one.
 
     Args:
         path_or_name: an encoder of ours (`.safetensors`, or a run folder that holds
-            `encoder.safetensors`), an official I-JEPA checkpoint (`.pth.tar`, `.pt`, `.pth`),
-            or the name of a timm model.
+            `encoder.safetensors`), an official checkpoint of I-JEPA, V-JEPA or V-JEPA 2
+            (`.pth.tar`, `.pt`, `.pth`), or the name of a timm model.
         which: which of the two encoders of an official checkpoint.
-        heads: attention heads of an official checkpoint of an unreleased width.
+        heads, frames, positions: of an official checkpoint, see `load_official_encoder`.
         pretrained: for timm models, with their published weights.
 
     Raises:
@@ -60,7 +63,9 @@ def load_frozen_encoder(
     if path.suffix == ".safetensors":
         return _load_ours(path)
     if path.suffix in {".pt", ".pth", ".tar"}:
-        encoder = load_ijepa_encoder(path, which=which, heads=heads)
+        encoder = load_official_encoder(
+            path, which=which, heads=heads, frames=frames, positions=positions
+        )
         return FrozenEncoder(encoder, mean=IMAGENET_MEAN, std=IMAGENET_STD, name=path.name)
     name = str(path_or_name)
     if not timm.is_model(name.split(".")[0]):

@@ -1,4 +1,4 @@
-"""The encoder: visible patches to latents, a Vision Transformer without a class token."""
+"""The encoder: visible patches of images or clips to latents, a ViT without a class token."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from torch import Tensor, nn
 
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
 from jepa.patches import PatchEmbed, grid_of, take
-from jepa.positions import sincos_2d
-from jepa.shapes import Grid, Images
+from jepa.positions import Positions, sincos
+from jepa.rope import Rope, rope_table
+from jepa.shapes import Grid, Pixels
 
 
 class VisionTransformer(nn.Module):
-    """ViT encoder of I-JEPA (Assran et al. 2023, arXiv:2301.08243).
+    """ViT encoder of I-JEPA (Assran et al. 2023), V-JEPA (2024) and V-JEPA 2 (2025).
 
-    Fixed 2-D sine-cosine positions, pre-norm blocks, a final norm, no class token. Any image
-    size and aspect whose sides the patch divides is accepted; `image_size` only says on which
-    grid positions are integers.
+    Pre-norm blocks, a final norm, no class token; positions are fixed. Any image size, aspect
+    and clip length that the patches divide is accepted; `image_size` and `frames` only say on
+    which grid sine-cosine positions are integers.
+
+    With `frames` and `tubelet_size` of 1 it is an image encoder, with grids (h, w). Otherwise it
+    takes clips [B, C, T, H, W], with grids (t, h, w), and an image as a clip that stands still
+    for one tubelet.
 
     Args:
         image_size: native image side, in pixels.
         patch_size: patch side, in pixels.
         channels: image channels.
+        frames: native clip length, in frames.
+        tubelet_size: frames per patch.
+        positions: `sincos`, added to the patches: of I-JEPA, or of V-JEPA for clips; `rope`:
+            rotary, in every layer; `rope_legacy`: as in the released V-JEPA 2 weights.
         dim: width D.
         depth: number of blocks.
         heads: attention heads; must divide `dim`.
@@ -37,6 +46,9 @@ class VisionTransformer(nn.Module):
         image_size: int = 224,
         patch_size: int = 16,
         channels: int = 3,
+        frames: int = 1,
+        tubelet_size: int = 1,
+        positions: Positions = "sincos",
         dim: int = 192,
         depth: int = 12,
         heads: int = 3,
@@ -47,25 +59,48 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f"image_size {image_size} is not a multiple of patch_size {patch_size}"
             )
+        if frames % tubelet_size:
+            raise ValueError(f"frames {frames} is not a multiple of tubelet_size {tubelet_size}")
         self.config: dict[str, Any] = dict(
             image_size=image_size,
             patch_size=patch_size,
             channels=channels,
+            frames=frames,
+            tubelet_size=tubelet_size,
+            positions=positions,
             dim=dim,
             depth=depth,
             heads=heads,
             mlp_ratio=mlp_ratio,
         )
         self.dim, self.depth, self.patch_size, self.channels = dim, depth, patch_size, channels
-        self.native_grid: Grid = (image_size // patch_size, image_size // patch_size)
-        self.patch_embed = PatchEmbed(patch_size=patch_size, channels=channels, dim=dim)
+        self.frames, self.tubelet_size, self.heads = frames, tubelet_size, heads
+        self.positions: Positions = positions
+        side = image_size // patch_size
+        self.native_grid: Grid = (
+            (frames // tubelet_size, side, side) if self.video else (side, side)
+        )
+        self.patch_embed = PatchEmbed(
+            patch_size=patch_size, channels=channels, dim=dim, tubelet_size=tubelet_size
+        )
         self.blocks = transformer_blocks(dim, depth, heads, mlp_ratio)
         self.norm = LAYER_NORM(dim)
         init_transformer(self, self.blocks)
 
+    @property
+    def video(self) -> bool:
+        """Whether it takes clips."""
+        return self.frames > 1
+
     def grid(self, images: Tensor) -> Grid:
-        """(h, w) in patches of images [..., H, W]."""
-        return grid_of(images, self.patch_size)
+        """(h, w) in patches of images [B, C, H, W]; (t, h, w) for an encoder of clips."""
+        grid = grid_of(images, self.patch_size, self.tubelet_size)
+        if not self.video and grid[0] > 1:
+            raise ValueError(
+                f"this encoder takes images; got clips {tuple(images.shape)}: encode them frame by "
+                "frame"
+            )
+        return grid if self.video else grid[1:]
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -73,32 +108,32 @@ class VisionTransformer(nn.Module):
         return (*(f"blocks.{i}" for i in range(self.depth)), "norm")
 
     def forward(
-        self, images: Images, keep: Int64[Tensor, "B K"] | None = None
+        self, images: Pixels, keep: Int64[Tensor, "B K"] | None = None
     ) -> Float[Tensor, "B N D"]:
         """Latents of all patches, or of the kept ones only, which then see only each other."""
-        tokens = self._embed(images, keep)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(self.blocks(*self._embed(images, keep)))
 
-    def layers(self, images: Images, names: Sequence[str]) -> dict[str, Float[Tensor, "B N D"]]:
+    def layers(self, images: Pixels, names: Sequence[str]) -> dict[str, Float[Tensor, "B N D"]]:
         """Latents of all patches after the named layers; `norm` is what `forward` returns."""
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        tokens, found = self._embed(images, None), {}
-        for i, block in enumerate(self.blocks):
-            tokens = block(tokens)
-            found[f"blocks.{i}"] = tokens
-        found["norm"] = self.norm(tokens)
+        outputs = list(self.blocks.run(*self._embed(images, None)))
+        found = {f"blocks.{i}": tokens for i, tokens in enumerate(outputs)}
+        found["norm"] = self.norm(outputs[-1])
         return {name: found[name] for name in names}
 
-    def _embed(self, images: Tensor, keep: Tensor | None) -> Tensor:
-        if images.shape[-3] != self.channels:
+    def _embed(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Rope | None]:
+        """Patches with added positions, or patches and what turns queries and keys."""
+        if images.shape[1] != self.channels:
             raise ValueError(f"expected {self.channels} channels, got images {tuple(images.shape)}")
-        table = sincos_2d(self.dim, self.grid(images), self.native_grid).to(images.device)
-        positions = table if keep is None else take(table.expand(len(images), -1, -1), keep)
-        return self.patch_embed(images, keep) + positions
+        patches, grid = self.patch_embed(images, keep), self.grid(images)
+        if self.positions == "sincos":
+            table = sincos(self.dim, grid, self.native_grid).to(images.device)
+            added = table if keep is None else take(table.expand(len(images), -1, -1), keep)
+            return patches + added, None
+        rope = rope_table(self.dim // self.heads, grid, self.positions).to(images.device)
+        return patches, rope if keep is None else rope.take(keep)
 
 
 def vit_tiny(**sizes) -> VisionTransformer:
@@ -124,3 +159,9 @@ def vit_large(**sizes) -> VisionTransformer:
 def vit_huge(**sizes) -> VisionTransformer:
     """ViT-H/14: 1280 wide, 32 deep, 16 heads."""
     return VisionTransformer(**{"patch_size": 14, "dim": 1280, "depth": 32, "heads": 16} | sizes)
+
+
+def vit_giant(**sizes) -> VisionTransformer:
+    """ViT-g/14 of I-JEPA; V-JEPA 2's has patch_size 16 and heads 22: 1408 wide, 40 deep."""
+    giant = {"patch_size": 14, "dim": 1408, "depth": 40, "heads": 16, "mlp_ratio": 48 / 11}
+    return VisionTransformer(**giant | sizes)

@@ -30,14 +30,15 @@ class Normalize(nn.Module):
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"need one mean and one positive std per channel; got {mean}, {std}")
         self.mean, self.std = tuple(mean), tuple(std)
-        self.register_buffer("shift", torch.tensor(self.mean)[:, None, None], persistent=False)
-        self.register_buffer("scale", torch.tensor(self.std)[:, None, None], persistent=False)
+        self.register_buffer("shift", torch.tensor(self.mean), persistent=False)
+        self.register_buffer("scale", torch.tensor(self.std), persistent=False)
 
     def forward(
-        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"]
-    ) -> Float[Tensor, "B C H W"]:
+        self, images: UInt8[Tensor, "B C *T H W"] | Float[Tensor, "B C *T H W"]
+    ) -> Float[Tensor, "B C *T H W"]:
         pixels = images if images.is_floating_point() else images.float() / 255
-        return (pixels - self.shift) / self.scale
+        channels = (-1, *(1,) * (images.ndim - 2))
+        return (pixels - self.shift.view(channels)) / self.scale.view(channels)
 
 
 class FrozenEncoder(nn.Module):
@@ -85,7 +86,7 @@ class FrozenEncoder(nn.Module):
         return self.encoder.layer_names
 
     def grid(self, images: Tensor) -> Grid:
-        """(h, w) in patches."""
+        """(h, w) in patches; (t, h, w) for an encoder of clips."""
         return self.encoder.grid(images)
 
     def train(self, mode: bool = True) -> FrozenEncoder:
@@ -94,14 +95,16 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"]
+        self, images: UInt8[Tensor, "B C *T H W"] | Float[Tensor, "B C *T H W"]
     ) -> Float[Tensor, "B N D"]:
-        """Latents of all patches; images uint8, or float in [0, 1]."""
+        """Latents of all patches; images or clips, uint8 or float in [0, 1]."""
         return self.encoder(self.normalize(images))
 
     @torch.no_grad()
     def layers(
-        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"], names: Sequence[str]
+        self,
+        images: UInt8[Tensor, "B C *T H W"] | Float[Tensor, "B C *T H W"],
+        names: Sequence[str],
     ) -> dict[str, Float[Tensor, "B N D"]]:
         """Latents of all patches after each named layer."""
         return self.encoder.layers(self.normalize(images), names)

@@ -2,50 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from jepa.encoder import VisionTransformer
+from jepa.losses import DISTANCES, Distance, Regulariser
 from jepa.patches import take
 from jepa.predictor import Predictor
-from jepa.shapes import Images, Masks
+from jepa.shapes import Masks, Pixels
 from jepa.target import EMATarget
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """One group of masks: what was seen, what was foreseen from it, what was really there.
+
+    context: what the encoder said of the visible tokens.
+    predicted, target: the predictor's and the target encoder's latents at the target tokens.
+    """
+
+    context: Float[Tensor, "B Nc D"]
+    predicted: Float[Tensor, "B M Nt D"]
+    target: Float[Tensor, "B M Nt D"]
 
 
 @dataclass(frozen=True)
 class JEPAOutput:
     """One forward pass.
 
-    losses: named, reduced to scalars; training minimises their sum.
-    context: what the encoder said of the visible tokens.
-    predicted, target: the predictor's and the target encoder's latents at the target tokens.
+    losses: named, weighted, reduced to scalars; training minimises their sum.
+    groups: one record per group of masks.
     """
 
     losses: dict[str, Float[Tensor, ""]]
-    context: Float[Tensor, "B Nc D"]
-    predicted: Float[Tensor, "B M Nt D"]
-    target: Float[Tensor, "B M Nt D"]
+    groups: tuple[Foreseen, ...]
 
 
 class JEPA(nn.Module):
-    """I-JEPA (Assran et al. 2023): foresee the target encoder's latents of hidden blocks.
+    """Foresee the target encoder's latents of what is hidden.
 
-    The loss is the smooth L1 distance (beta 1), mean over all target tokens, to the
-    layer-normalised latents of the target encoder, which sees the whole image.
+    I-JEPA (Assran et al. 2023): images, one group of masks of several target blocks, smooth L1
+    distance (beta 1). V-JEPA (Bardes et al. 2024, arXiv:2404.08471) and V-JEPA 2 (Assran et al.
+    2025, arXiv:2506.09985): clips, several groups with a mask token each, L1 distance. The
+    distance is the mean over all target tokens of a group, then over the groups, to the
+    layer-normalised latents of the target encoder, which sees everything.
+
+    Args:
+        encoder, predictor: built; the target encoder starts as a copy of the encoder.
+        distance: between prediction and target.
+        regulariser: further losses on the encoder's latents of the visible tokens, mean over
+            the groups; neither paper has any.
     """
 
-    def __init__(self, *, encoder: VisionTransformer, predictor: Predictor) -> None:
+    def __init__(
+        self,
+        *,
+        encoder: VisionTransformer,
+        predictor: Predictor,
+        distance: Distance = "smooth_l1",
+        regulariser: Regulariser | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.predictor = predictor
         self.target = EMATarget(encoder)
+        self.distance = DISTANCES[distance]
+        self.regulariser = regulariser
 
-    def forward(self, images: Images, masks: Masks) -> JEPAOutput:
-        target = take(self.target(images), masks.targets)
-        context = self.encoder(images, masks.context)
-        predicted = self.predictor(context, masks.context, masks.targets, self.encoder.grid(images))
-        loss = F.smooth_l1_loss(predicted.float(), target)
-        return JEPAOutput({"prediction": loss}, context, predicted, target)
+    def forward(self, images: Pixels, masks: Masks | Sequence[Masks]) -> JEPAOutput:
+        """Images [B, C, H, W] or clips [B, C, T, H, W], and their masks: one group or several."""
+        whole, grid = self.target(images), self.encoder.grid(images)
+        groups, losses = [], []
+        for number, group in enumerate((masks,) if isinstance(masks, Masks) else masks):
+            context = self.encoder(images, group.context)
+            predicted = self.predictor(context, group.context, group.targets, grid, number)
+            target = take(whole, group.targets)
+            loss = {"prediction": self.distance(predicted.float(), target)}
+            if self.regulariser is not None:
+                loss |= self.regulariser(context)
+            groups.append(Foreseen(context, predicted, target))
+            losses.append(loss)
+        means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+        return JEPAOutput(means, tuple(groups))

@@ -8,22 +8,26 @@ from torch import Tensor, nn
 
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
 from jepa.patches import take
-from jepa.positions import sincos_2d
+from jepa.positions import Positions, sincos
+from jepa.rope import rope_table
 from jepa.shapes import Grid
 
 
 class Predictor(nn.Module):
-    """Narrow ViT of I-JEPA (Assran et al. 2023, section 3), one prediction per target block.
+    """Narrow ViT of I-JEPA (Assran et al. 2023, section 3) and of V-JEPA 1 and 2.
 
-    Each target block is foreseen from the context alone: blocks do not see one another.
+    Each target block is foreseen from the context alone: blocks do not see one another. Grids of
+    any size are given with the tokens, so that positions are right at every resolution.
 
     Args:
         encoder_dim: width D of the encoder's latents.
-        native_grid: (h, w) on which positions are integers; the encoder's.
+        native_grid: (h, w) or (t, h, w) on which positions are integers; the encoder's.
         dim: width inside the predictor.
         depth: number of blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the MLP over `dim`.
+        mask_tokens: one per group of masks.
+        positions: as the encoder's, see `VisionTransformer`.
     """
 
     def __init__(
@@ -35,16 +39,20 @@ class Predictor(nn.Module):
         depth: int = 12,
         heads: int = 12,
         mlp_ratio: float = 4.0,
+        mask_tokens: int = 1,
+        positions: Positions = "sincos",
     ) -> None:
         super().__init__()
-        self.dim, self.native_grid = dim, native_grid
+        self.dim, self.heads, self.native_grid = dim, heads, native_grid
+        self.positions: Positions = positions
         self.predictor_embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_tokens = nn.ParameterList(torch.zeros(1, 1, dim) for _ in range(mask_tokens))
         self.predictor_blocks = transformer_blocks(dim, depth, heads, mlp_ratio)
         self.predictor_norm = LAYER_NORM(dim)
         self.predictor_proj = nn.Linear(dim, encoder_dim)
         init_transformer(self, self.predictor_blocks)
-        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for token in self.mask_tokens:
+            nn.init.trunc_normal_(token, std=0.02)
 
     def forward(
         self,
@@ -52,16 +60,32 @@ class Predictor(nn.Module):
         context_index: Int64[Tensor, "B Nc"],
         target_index: Int64[Tensor, "B M Nt"],
         grid: Grid,
+        group: int = 0,
     ) -> Float[Tensor, "B M Nt D"]:
-        """Predicted latents at `target_index`, both indices being raster indices on `grid`."""
+        """Predicted latents at `target_index`, both indices being raster indices on `grid`.
+
+        `group` says which group of masks this is: each has a mask token of its own.
+        """
         batch, blocks, size = target_index.shape
-        table = sincos_2d(self.dim, grid, self.native_grid).to(context.device)
-        table = table.expand(batch, -1, -1)
-        seen = self.predictor_embed(context) + take(table, context_index)
-        asked = self.mask_token[:, :, None] + take(table, target_index)
+        if not 0 <= group < len(self.mask_tokens):
+            raise ValueError(
+                f"this predictor has {len(self.mask_tokens)} mask tokens; got group {group}: "
+                "set mask_tokens to the number of groups of masks"
+            )
+        seen = self.predictor_embed(context)
+        asked = self.mask_tokens[group][:, :, None].expand(batch, blocks, size, -1)
+        rope = None
+        if self.positions == "sincos":
+            table = sincos(self.dim, grid, self.native_grid).to(context.device)
+            table = table.expand(batch, -1, -1)
+            seen, asked = seen + take(table, context_index), asked + take(table, target_index)
+        else:
+            places = context_index[:, None].expand(-1, blocks, -1)
+            places = torch.cat([places, target_index], dim=2).flatten(0, 1)
+            rope = rope_table(self.dim // self.heads, grid, self.positions).to(context.device)
+            rope = rope.take(places)
         seen = seen[:, None].expand(-1, blocks, -1, -1)
         tokens = torch.cat([seen, asked.to(seen.dtype)], dim=2).flatten(0, 1)
-        for block in self.predictor_blocks:
-            tokens = block(tokens)
+        tokens = self.predictor_blocks(tokens, rope)
         tokens = self.predictor_norm(tokens[:, -size:])
         return self.predictor_proj(tokens).unflatten(0, (batch, blocks))

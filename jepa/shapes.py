@@ -1,7 +1,8 @@
 """The vocabulary of shapes, used on every public signature.
 
-B batch, C channels, T frames, H W pixels, h w patches per column and row, N tokens, D width,
-K kept tokens, M target blocks, Nc / Nt tokens of a context / of one target block, A action size.
+B batch, C channels, T frames, H W pixels, t h w patches in time, per column and per row, N tokens,
+D width, K kept tokens, M target blocks, Nc / Nt tokens of a context / of one target block,
+A action size.
 Tests switch the checks on (jaxtyping with beartype); at run time they cost nothing.
 """
 
@@ -14,9 +15,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "B C H W"]
+Clips: TypeAlias = Float[Tensor, "B C T H W"]
+Pixels: TypeAlias = Float[Tensor, "B C *T H W"]  # images or clips
 Tokens: TypeAlias = Float[Tensor, "B N D"]
 TokenIndex: TypeAlias = Int64[Tensor, "B K"]
-Grid: TypeAlias = tuple[int, int]  # (h, w), in patches; token index = row * w + column
+Grid: TypeAlias = tuple[int, ...]  # (h, w) or (t, h, w) in patches; token index in raster order
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepa.shapes import Images
+from jepa.shapes import Pixels
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ class EMATarget(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, images: Images) -> Float[Tensor, "B N D"]:
+    def forward(self, images: Pixels) -> Float[Tensor, "B N D"]:
         tokens = self.encoder(images)
         return F.layer_norm(tokens.float(), tokens.shape[-1:])
 

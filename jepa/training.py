@@ -126,7 +126,8 @@ class Pretraining(LightningModule):
         self.log_dict({f"loss/{name}": value.detach() for name, value in output.losses.items()})
         self.log("loss", loss.detach())
         self._micro_batch += 1
-        return {"loss": loss, "context": output.context.detach(), "target": output.target}
+        seen = output.groups[0]
+        return {"loss": loss, "context": seen.context.detach(), "target": seen.target}
 
     def draw_masks(self, images: Tensor) -> Masks:
         """Masks of the present step for normalised images [B, C, H, W]."""

@@ -16,6 +16,7 @@ from jepa.checkpoint import load_frozen_encoder, save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
+from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
 from jepa.metrics_log import MetricsLog, read_metrics
@@ -106,6 +107,8 @@ def pretrain(
     predictor: Callable[[int, Grid], Predictor],
     optimisation: Optimisation,
     masks: MultiBlockMasks | ReferenceMultiBlockMasks = DEFAULT_MASKS,
+    distance: Distance = "smooth_l1",
+    regulariser: VarianceCovariance | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     name: str = "pretrain",
@@ -129,6 +132,8 @@ def pretrain(
         predictor: the predictor, given the encoder's width and grid.
         optimisation: steps, learning rate, decay, momentum of the target.
         masks: the mask sampler.
+        distance: of predictions to targets: smooth_l1 (I-JEPA), l1 (V-JEPA) or mse.
+        regulariser: further losses on the latents of the visible tokens; null for none.
         mean: per channel, of pixels in [0, 1]; measured on training images if not given.
         std: per channel; measured if not given.
         name: of the recipe, in results.
@@ -151,6 +156,8 @@ def pretrain(
         predictor=predictor,
         optimisation=optimisation,
         masks=masks,
+        distance=distance,
+        regulariser=regulariser,
         normalize=normalisation(data, mean, std),
         name=name,
         seed=seed,
@@ -192,6 +199,8 @@ def fit(
     normalize: Normalize,
     name: str,
     seed: int,
+    distance: Distance = "smooth_l1",
+    regulariser: VarianceCovariance | None = None,
     callbacks: Sequence[Callback] = (),
     hardware: Hardware = Hardware(),
     accumulate: int = 1,
@@ -212,7 +221,12 @@ def fit(
         )
     if init_from is not None:
         encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
-    model = JEPA(encoder=encoder, predictor=predictor(encoder.dim, encoder.native_grid))
+    model = JEPA(
+        encoder=encoder,
+        predictor=predictor(encoder.dim, encoder.native_grid),
+        distance=distance,
+        regulariser=regulariser,
+    )
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
     )

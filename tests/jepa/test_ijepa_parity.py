@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from jepa.checkpoint import load_frozen_encoder
-from jepa.official import load_ijepa, load_ijepa_encoder
+from jepa.official import load_official, load_official_encoder
 from jepa.shapes import Masks
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -25,19 +25,19 @@ def close(ours, theirs):
 
 @torch.no_grad()
 def test_encoder_masked_encoder_predictor_target_and_loss(expected):
-    model = load_ijepa(CHECKPOINT, heads=2)
+    model = load_official(CHECKPOINT, heads=2)
     images, masks = expected["images"], Masks(expected["context_idx"], expected["target_idx"])
     close(model.encoder(images), expected["encoder_full"])
     close(model.encoder(images, masks.context), expected["encoder_context"])
     output = model(images, masks)
-    close(output.predicted, expected["predicted"])
-    close(output.target, expected["target_normed"])
+    close(output.groups[0].predicted, expected["predicted"])
+    close(output.groups[0].target, expected["target_normed"])
     close(output.losses["prediction"], expected["loss"])
 
 
 def test_the_frozen_door_takes_the_target_encoder_and_imagenet_pixels(expected):
     frozen = load_frozen_encoder(CHECKPOINT, heads=2)
-    target = load_ijepa(CHECKPOINT, heads=2).target.encoder
+    target = load_official(CHECKPOINT, heads=2).target.encoder
     pixels = torch.rand(2, 3, 32, 32)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     normalised = (pixels - mean[:, None, None]) / std[:, None, None]
@@ -65,12 +65,12 @@ def damaged(tmp_path, change):
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_by_key(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        load_ijepa_encoder(damaged(tmp_path, change), heads=2)
+        load_official_encoder(damaged(tmp_path, change), heads=2)
 
 
 def test_unknown_number_of_heads_is_asked_for():
     with pytest.raises(ValueError, match="pass heads="):
-        load_ijepa_encoder(CHECKPOINT)
+        load_official_encoder(CHECKPOINT)
 
 
 class Payload:

@@ -230,7 +230,7 @@ def test_only_parameters_of_several_dimensions_decay():
     assert all(p.ndim <= 1 for p in free["params"])
     learnt = [p for p in pretraining.model.parameters() if p.requires_grad]
     assert len(decayed["params"]) + len(free["params"]) == len(learnt)
-    assert any(p is pretraining.model.predictor.mask_token for p in decayed["params"])
+    assert any(p is pretraining.model.predictor.mask_tokens[0] for p in decayed["params"])
 
 
 def test_rankme_of_known_spectra():
