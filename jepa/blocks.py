@@ -62,7 +62,7 @@ class Attention(nn.Module):
 class Block(TimmBlock):
     """timm's pre-norm block, whose attention may be told where its tokens are."""
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]: rope instead of masks
         self, x: Float[Tensor, "B N D"], rope: Rope | None = None
     ) -> Float[Tensor, "B N D"]:
         x = x + self.attn(self.norm1(x), rope)

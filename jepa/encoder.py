@@ -136,32 +136,35 @@ class VisionTransformer(nn.Module):
         return patches, rope if keep is None else rope.take(keep)
 
 
-def vit_tiny(**sizes) -> VisionTransformer:
+def vit_tiny(**sizes: Any) -> VisionTransformer:
     """ViT-Ti: 192 wide, 12 deep, 3 heads."""
-    return VisionTransformer(**{"dim": 192, "depth": 12, "heads": 3} | sizes)
+    return _sized(sizes, dim=192, depth=12, heads=3)
 
 
-def vit_small(**sizes) -> VisionTransformer:
+def vit_small(**sizes: Any) -> VisionTransformer:
     """ViT-S: 384 wide, 12 deep, 6 heads."""
-    return VisionTransformer(**{"dim": 384, "depth": 12, "heads": 6} | sizes)
+    return _sized(sizes, dim=384, depth=12, heads=6)
 
 
-def vit_base(**sizes) -> VisionTransformer:
+def vit_base(**sizes: Any) -> VisionTransformer:
     """ViT-B: 768 wide, 12 deep, 12 heads."""
-    return VisionTransformer(**{"dim": 768, "depth": 12, "heads": 12} | sizes)
+    return _sized(sizes, dim=768, depth=12, heads=12)
 
 
-def vit_large(**sizes) -> VisionTransformer:
+def vit_large(**sizes: Any) -> VisionTransformer:
     """ViT-L: 1024 wide, 24 deep, 16 heads."""
-    return VisionTransformer(**{"dim": 1024, "depth": 24, "heads": 16} | sizes)
+    return _sized(sizes, dim=1024, depth=24, heads=16)
 
 
-def vit_huge(**sizes) -> VisionTransformer:
+def vit_huge(**sizes: Any) -> VisionTransformer:
     """ViT-H/14: 1280 wide, 32 deep, 16 heads."""
-    return VisionTransformer(**{"patch_size": 14, "dim": 1280, "depth": 32, "heads": 16} | sizes)
+    return _sized(sizes, patch_size=14, dim=1280, depth=32, heads=16)
 
 
-def vit_giant(**sizes) -> VisionTransformer:
+def vit_giant(**sizes: Any) -> VisionTransformer:
     """ViT-g/14 of I-JEPA; V-JEPA 2's has patch_size 16 and heads 22: 1408 wide, 40 deep."""
-    giant = {"patch_size": 14, "dim": 1408, "depth": 40, "heads": 16, "mlp_ratio": 48 / 11}
-    return VisionTransformer(**giant | sizes)
+    return _sized(sizes, patch_size=14, dim=1408, depth=40, heads=16, mlp_ratio=48 / 11)
+
+
+def _sized(given: dict[str, Any], **usual: Any) -> VisionTransformer:
+    return VisionTransformer(**usual | given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int64
@@ -41,6 +42,20 @@ def random_subset(
     priority = torch.rand(allowed.shape, generator=generator, device=allowed.device)
     picked = priority.masked_fill(~allowed, -1.0).topk(size, dim=1).indices
     return picked.sort(dim=1).values
+
+
+def first_tokens(allowed: Bool[Tensor, "*S N"], size: int) -> Int64[Tensor, "*S K"]:
+    """The first `size` allowed tokens in raster order."""
+    return allowed.int().argsort(dim=-1, descending=True, stable=True)[..., :size]
+
+
+@runtime_checkable
+class MaskSampler(Protocol):
+    """Draws the masks of one batch, in one group or several; same generator state, same masks."""
+
+    def sample(
+        self, grid: Grid, batch: int, generator: torch.Generator
+    ) -> Masks | tuple[Masks, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

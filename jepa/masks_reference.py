@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 from torch import Tensor
 
-from jepa.masks import block_tokens
+from jepa.masks import block_tokens, first_tokens
 from jepa.shapes import Grid, Masks
 
 
@@ -18,11 +18,6 @@ def _size(grid: Grid, scale: float, aspect: float) -> tuple[int, int]:
     area = int(grid[0] * grid[1] * scale)
     rows, columns = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
     return max(1, min(rows, grid[0] - 1)), max(1, min(columns, grid[1] - 1))
-
-
-def _first(allowed: Bool[Tensor, "*S N"], size: int) -> Int64[Tensor, "*S K"]:
-    """The first `size` allowed tokens in raster order."""
-    return allowed.int().argsort(dim=-1, descending=True, stable=True)[..., :size]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +59,8 @@ class ReferenceMultiBlockMasks:
         hidden = self._place(target, grid, (batch, self.targets), generator)
         allowed = self._contexts(hidden, context, grid, generator)
         return Masks(
-            context=_first(allowed, int(allowed.sum(dim=-1).min())),
-            targets=_first(hidden, math.prod(target)),
+            context=first_tokens(allowed, int(allowed.sum(dim=-1).min())),
+            targets=first_tokens(hidden, math.prod(target)),
         )
 
     def _place(

@@ -94,12 +94,10 @@ def load_official(
     )
     distance: Distance = "l1" if encoder.video else "smooth_l1"
     model = JEPA(encoder=encoder, predictor=predictor, distance=distance)
-    for name, module in (
-        ("encoder", encoder),
-        ("predictor", predictor),
-        ("target_encoder", model.target.encoder),
-    ):
-        _load(module, sections[name], _tables(module), f"{path}: {name}")
+    tables = _tables(encoder)
+    _load(encoder, sections["encoder"], tables, f"{path}: encoder")
+    _load(predictor, weights, _tables(predictor), f"{path}: predictor")
+    _load(model.target.encoder, sections["target_encoder"], tables, f"{path}: target_encoder")
     return model
 
 

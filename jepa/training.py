@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -11,16 +11,10 @@ from torch import Tensor, nn
 
 from jepa import seeds
 from jepa.frozen import Normalize
+from jepa.masks import MaskSampler
 from jepa.model import JEPA
 from jepa.schedules import cosine, linear, warmup_cosine
-from jepa.shapes import Grid, Masks
-
-
-@runtime_checkable
-class MaskSampler(Protocol):
-    """Draws the masks of one batch; the same generator state gives the same masks."""
-
-    def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks: ...
+from jepa.shapes import Masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +86,8 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 class Pretraining(LightningModule):
     """Trains a JEPA. Every draw is a pure function of (seed, step, rank): see jepa.seeds.
 
-    Batches have a field `images`, uint8 or float in [0, 1], [B, C, H, W]. The target encoder
+    Batches have a field `images`, uint8 or float in [0, 1]: [B, C, H, W], or clips
+    [B, C, T, H, W]. The target encoder
     follows after every optimiser step, not after every batch.
 
     Args:
@@ -129,8 +124,8 @@ class Pretraining(LightningModule):
         seen = output.groups[0]
         return {"loss": loss, "context": seen.context.detach(), "target": seen.target}
 
-    def draw_masks(self, images: Tensor) -> Masks:
-        """Masks of the present step for normalised images [B, C, H, W]."""
+    def draw_masks(self, images: Tensor) -> Masks | tuple[Masks, ...]:
+        """Masks of the present step for normalised images [B, C, H, W] or clips [B, C, T, H, W]."""
         generator = seeds.generator(
             self.seed,
             "masks",

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from jepa import seeds
 from jepa.files import atomic_path
 from jepa.frozen import FrozenEncoder
+from jepa.masks import MultiBlockMasks
+from jepa.masks_reference import ReferenceMultiBlockMasks
 from jepa.shapes import Grid
-from jepa.training import MaskSampler
 
 from ..datasets.datamodule import ImageDataModule
 from ..probes.knn import nearest
@@ -63,7 +64,11 @@ class Pictures:
 
 
 def save_pictures(
-    path: Path, frozen: FrozenEncoder, data: ImageDataModule, masks: MaskSampler, seed: int
+    path: Path,
+    frozen: FrozenEncoder,
+    data: ImageDataModule,
+    masks: MultiBlockMasks | ReferenceMultiBlockMasks,
+    seed: int,
 ) -> None:
     """Compute the pictures of an encoder, and write them to `path` (an .npz, at most ~2 MB).
 

@@ -1,0 +1,204 @@
+"""Masks of clips: blocks, tubes and futures, each a pure function of the generator.
+
+A clip may have several groups of masks, each with its own contexts and targets: V-JEPA has two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from jepa.masks import block_size, block_tokens, first_tokens, random_subset
+from jepa.shapes import Grid, Masks
+
+Truncation: TypeAlias = Literal["random", "first"]
+
+
+def _range(value: float | tuple[float, float]) -> tuple[float, float]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TubeBlockMasks:
+    """The union of several blocks is hidden, the rest is seen (V-JEPA, section 3.2).
+
+    A block spans `time` of the clip's tubelets and `scale` of a frame. Its size is drawn once a
+    batch, scale and aspect independently; its place for every clip. Contexts of a batch are cut
+    to the smallest of them, and so are targets. There is no loop to run for ever: of `attempts`
+    draws a clip keeps the first whose context has `min_keep` tokens, or else the one with most;
+    in the last draw all blocks lie on one place, so the context is never empty.
+
+    Args:
+        blocks: per clip.
+        scale: a block's share of a frame, or a range of it.
+        aspect: range of its height over width.
+        time: share of the clip's length that a block lasts, or a range of it.
+        min_keep: context tokens wanted at least, where the grid has them.
+        attempts: draws per clip.
+        truncation: `random` keeps a uniformly random choice of tokens, so that no time and no
+            place is preferred. `first` keeps the first ones, as the published code does: tokens
+            are in the order of time, so the context is left with the beginning of the clip.
+    """
+
+    blocks: int = 8
+    scale: float | tuple[float, float] = 0.15
+    aspect: tuple[float, float] = (0.75, 1.5)
+    time: float | tuple[float, float] = 1.0
+    min_keep: int = 1
+    attempts: int = 8
+    truncation: Truncation = "random"
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "aspect", "time"):
+            low, high = _range(getattr(self, name))
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be positive, (low, high) ascending; got {low, high}")
+            if name != "aspect" and high > 1:
+                raise ValueError(f"{name} is a share, at most 1; got {high}")
+        for name in ("blocks", "min_keep", "attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks:
+        """Masks for `batch` clips of `grid` (t, h, w) patches; targets [batch, 1, Nt].
+
+        A block that would hide the whole of a coarse grid is made one row or column smaller.
+        Raises ValueError where there is no room for that.
+        """
+        size = self._size(grid, generator)
+        hidden = self._hidden(grid, batch, size, generator)
+        seen = (~hidden).sum(dim=-1)
+        enough = seen >= self.min_keep
+        chosen = torch.where(enough.any(dim=1), enough.int().argmax(dim=1), seen.argmax(dim=1))
+        hidden = hidden[torch.arange(batch, device=hidden.device), chosen]
+        return cut(~hidden, hidden, generator, self.truncation)
+
+    def _size(self, grid: Grid, generator: torch.Generator) -> tuple[int, int, int]:
+        """(tubelets, rows, columns) of a block."""
+        draws = torch.rand(3, generator=generator, device=generator.device).tolist()
+        ranges = (_range(self.time), _range(self.scale), self.aspect)
+        time, scale, aspect = (
+            low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)
+        )
+        length = min(max(round(grid[0] * time), 1), grid[0])
+        rows, columns = block_size(grid[1:], scale, aspect)
+        if (length, rows, columns) == grid:
+            rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
+        if not rows or not columns:
+            raise ValueError(f"nothing to hide and to see on a {grid} grid: use smaller patches")
+        return length, rows, columns
+
+    def _hidden(
+        self, grid: Grid, batch: int, size: tuple[int, int, int], generator: torch.Generator
+    ) -> Bool[Tensor, "B attempts N"]:
+        """The union of the blocks, for every attempt."""
+        shape = (3, batch, self.attempts, self.blocks)
+        draw = torch.rand(shape, generator=generator, device=generator.device)
+        draw[:, :, -1] = draw[:, :, -1, :1]
+        first, top, left = (
+            (u * (side - length + 1)).long()
+            for u, side, length in zip(draw, grid, size, strict=True)
+        )
+        frames = torch.arange(grid[0], device=draw.device)
+        during = (frames >= first[..., None]) & (frames < first[..., None] + size[0])
+        inside = block_tokens(top, left, size[1:], grid[1:])
+        return (during[..., :, None] & inside[..., None, :]).any(dim=2).flatten(-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomTubeMasks:
+    """Patches drawn at random, each hidden for the whole clip (Tong et al. 2022, VideoMAE).
+
+    Args:
+        ratio: share of the patches of a frame that is hidden.
+    """
+
+    ratio: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"ratio is a share between 0 and 1; got {self.ratio}")
+
+    def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks:
+        """Masks for `batch` clips of `grid` (t, h, w) patches; targets [batch, 1, Nt]."""
+        places = math.prod(grid[1:])
+        if places < 2:
+            raise ValueError(f"nothing to hide and to see on a {grid} grid: 2 patches are needed")
+        count = min(max(round(self.ratio * places), 1), places - 1)
+        everywhere = torch.ones(batch, places, dtype=torch.bool, device=generator.device)
+        drawn = random_subset(everywhere, count, generator)
+        hidden = torch.zeros_like(everywhere).scatter_(1, drawn, True).repeat(1, grid[0])
+        return cut(~hidden, hidden, generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalMasks:
+    """The beginning of the clip is seen, all that follows is hidden.
+
+    Args:
+        seen: share of the clip's length, or a range of it, drawn once a batch.
+    """
+
+    seen: float | tuple[float, float] = 0.5
+
+    def __post_init__(self) -> None:
+        low, high = _range(self.seen)
+        if not 0 < low <= high < 1:
+            raise ValueError(f"seen is a share between 0 and 1, or a range; got {self.seen}")
+
+    def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks:
+        """Masks for `batch` clips of `grid` (t, h, w) patches; targets [batch, 1, Nt]."""
+        if grid[0] < 2:
+            raise ValueError(f"a future needs 2 tubelets or more; the grid is {grid}")
+        low, high = _range(self.seen)
+        u = torch.rand((), generator=generator, device=generator.device).item()
+        length = min(max(round(grid[0] * (low + u * (high - low))), 1), grid[0] - 1)
+        tokens = torch.arange(math.prod(grid), device=generator.device)
+        context, target = tokens.tensor_split([length * math.prod(grid[1:])])
+        return Masks(context.expand(batch, -1), target.expand(batch, 1, -1))
+
+
+TubeMasks: TypeAlias = TubeBlockMasks | RandomTubeMasks | CausalMasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskGroups:
+    """Several samplers on the same batch, one group of masks each.
+
+    The default is V-JEPA's (Bardes et al. 2024, section 3.2): 8 short-range blocks of 15 % of a
+    frame, and 2 long-range ones of 70 %.
+
+    Args:
+        groups: the samplers, in the order of the predictor's mask tokens.
+    """
+
+    groups: tuple[TubeMasks, ...] = (
+        TubeBlockMasks(blocks=8, scale=0.15),
+        TubeBlockMasks(blocks=2, scale=0.7),
+    )
+
+    def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> tuple[Masks, ...]:
+        """One `Masks` per group, drawn one after the other."""
+        return tuple(group.sample(grid, batch, generator) for group in self.groups)
+
+
+def cut(
+    seen: Bool[Tensor, "B N"],
+    hidden: Bool[Tensor, "B N"],
+    generator: torch.Generator,
+    truncation: Truncation = "random",
+) -> Masks:
+    """Contexts and targets of a batch, each cut to the smallest of them."""
+    kept = []
+    for allowed in (seen, hidden):
+        size = int(allowed.sum(dim=1).min())
+        if truncation == "random":
+            kept.append(random_subset(allowed, size, generator))
+        else:
+            kept.append(first_tokens(allowed, size))
+    return Masks(kept[0], kept[1][:, None])
