@@ -17,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float16, Int64, UInt8
 from rich.progress import track
 from torch import Tensor
 
@@ -29,10 +29,15 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 
+TOKENS = "tokens"  # the pooling that does not pool: every token of the final layer, in float16
+
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What a table is made from: a FrozenEncoder, or RawPixels."""
+    """What a table is made from: a FrozenEncoder, RawPixels, FrameByFrame or MiddleFrame.
+
+    Images are [B, C, H, W], clips [B, C, T, H, W].
+    """
 
     name: str
 
@@ -46,12 +51,13 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Features [n, D] by pooling, labels [n], and the manifest: whose features, of what.
+    """Features by pooling, labels [n], and the manifest: whose features, of what.
 
-    From a folder the arrays are memory-mapped, read-only.
+    Features are float32 [n, D]; those of the pooling `tokens` are float16 [n, N, D]. From a folder
+    the arrays are memory-mapped, read-only.
     """
 
-    features: dict[str, Float32[np.ndarray, "n _"]]
+    features: dict[str, Float[np.ndarray, "n ..."]]
     labels: Int64[np.ndarray, "n"]
     manifest: dict
 
@@ -63,9 +69,11 @@ class RawPixels:
     layer_names = ("norm",)
 
     def layers(
-        self, images: UInt8[Tensor, "B C H W"] | Float[Tensor, "B C H W"], names: Sequence[str]
+        self,
+        images: UInt8[Tensor, "B C *T H W"] | Float[Tensor, "B C *T H W"],
+        names: Sequence[str],
     ) -> dict[str, Float[Tensor, "B 1 D"]]:
-        """The image as one long token under each name."""
+        """The image or clip as one long token under each name."""
         pixels = images if images.is_floating_point() else images.float() / 255
         return {name: pixels.flatten(1)[:, None] for name in names}
 
@@ -97,10 +105,11 @@ def random_encoder(like: FrozenEncoder, seed: int = 0) -> FrozenEncoder:
 
 
 def poolings_of(encoder: Encoder) -> dict[str, tuple[str, ...]]:
-    """Name of each pooling that the encoder has -> the layers it concatenates.
+    """Name of each pooling by mean that the encoder has -> the layers it concatenates.
 
     `last`: the final layer; `last4`: the last four blocks before the final norm, or all of a
-    shallower encoder's. Each layer is averaged over its tokens first.
+    shallower encoder's. Each layer is averaged over its tokens first. (Beside them every encoder
+    has `tokens`, the final layer as it is.)
     """
     *blocks, final = encoder.layer_names
     return {"last": (final,)} | ({"last4": tuple(blocks[-4:])} if blocks else {})
@@ -112,18 +121,20 @@ def pooled(
     batches: Iterable,
     poolings: Sequence[str],
     precision: Precision = "float32",
-) -> Iterator[tuple[dict[str, Float32[np.ndarray, "B _"]], Int64[np.ndarray, "B"]]]:
+) -> Iterator[tuple[dict[str, Float[np.ndarray, "B ..."]], Int64[np.ndarray, "B"]]]:
     """Features by pooling, and labels, batch by batch, in one pass.
 
     Args:
-        batches: anything whose first two items are images [B, C, H, W] and labels [B].
-        precision: bfloat16 runs the encoder under autocast; features are float32 all the same.
+        batches: anything whose first two items are images [B, C, H, W] or clips [B, C, T, H, W],
+            and labels [B].
+        poolings: of `poolings_of(encoder)`, or `tokens`.
+        precision: bfloat16 runs the encoder under autocast; the type of the features is the same.
 
     Raises:
         ValueError: for a pooling that the encoder does not have, and for features that are not
             finite.
     """
-    known = poolings_of(encoder)
+    known = poolings_of(encoder) | {TOKENS: encoder.layer_names[-1:]}
     unknown = [name for name in poolings if name not in known]
     if unknown:
         raise ValueError(f"no pooling {unknown} of {encoder.name}; it has {list(known)}")
@@ -134,12 +145,27 @@ def pooled(
         half = precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
             tokens = encoder.layers(batch[0].to(device), layers)
-        means = {name: t.float().mean(dim=1).cpu() for name, t in tokens.items()}
-        rows = {name: torch.cat([means[n] for n in names], 1) for name, names in wanted.items()}
+        rows = {
+            name: _in_half(tokens[names[0]]) if name == TOKENS
+            else torch.cat([tokens[n].float().mean(dim=1) for n in names], 1)
+            for name, names in wanted.items()
+        }  # fmt: skip
         for name, values in rows.items():
             if not values.isfinite().all():
                 raise ValueError(f"{encoder.name}: features `{name}` are not finite")
-        yield {name: r.numpy() for name, r in rows.items()}, torch.as_tensor(batch[1]).cpu().numpy()
+        arrays = {name: values.cpu().numpy() for name, values in rows.items()}
+        yield arrays, torch.as_tensor(batch[1]).cpu().numpy()
+
+
+def _in_half(tokens: Float[Tensor, "B N D"]) -> Float16[Tensor, "B N D"]:
+    """In float16, which has three bits more than bfloat16, where it is large enough."""
+    half = tokens.half()
+    if half.isinf().any() and tokens.isfinite().all():
+        largest = tokens.abs().max().item()
+        raise ValueError(
+            f"tokens of up to {largest:.0f} do not fit into float16; take a pooling by mean"
+        )
+    return half
 
 
 def extract(
@@ -152,11 +178,11 @@ def extract(
     precision: Precision = "float32",
     progress: bool = False,
 ) -> FeatureTable:
-    """The features of every image of the loader, in its order.
+    """The features of every image or clip of the loader, in its order.
 
     Args:
         loader: batches of (images uint8, labels, ...); in a fixed order, without augmentation.
-        poolings: of `poolings_of(encoder)`.
+        poolings: of `poolings_of(encoder)`, or `tokens`.
         cache: the folder that holds tables; None: this one stays in memory. A table is written
             aside and renamed when complete, and found again by encoder, data, poolings and
             precision.

@@ -36,7 +36,7 @@ def test_features_are_the_token_means_of_the_layers(tmp_path, cached, depth):
     encoder, data = tiny(depth), batches()
     table = extract(encoder, data, cache=tmp_path if cached else None, data="d")
     images = torch.cat([b[0] for b in data]).float() / 255
-    x = encoder.encoder._embed((images - 0.3) / 0.2, None)
+    x, _ = encoder.encoder._embed((images - 0.3) / 0.2, None)
     outputs = []
     for block in encoder.encoder.blocks:
         x = block(x)

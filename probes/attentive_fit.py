@@ -1,0 +1,138 @@
+"""Training attentive heads on a token table: many learning rates and decays, one pass of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Num
+from torch import Tensor
+
+from jepa.schedules import cosine
+from jepa.seeds import derive, generator
+
+from .attentive import AttentiveHead, read
+from .features import Precision
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Rate(NamedTuple):
+    """What one head of a grid is trained with."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How heads are trained, apart from their rates.
+
+    epochs: passes over the rows; the learning rate falls to 0 along half a cosine.
+    batch_size: rows per step; fewer in the last of an epoch.
+    precision: bfloat16 runs the heads under autocast.
+    device: where heads and batches live; the table stays where it is.
+    seed: of initial weights, order and views.
+    """
+
+    epochs: int
+    batch_size: int
+    precision: Precision
+    device: torch.device
+    seed: int
+
+
+def new_head(dim: int, outputs: int, heads: int, depth: int, fitting: Fitting) -> AttentiveHead:
+    """A head with the weights that the seed gives; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(fitting.seed, "attentive", "weights"))
+        return AttentiveHead(dim, outputs, heads=heads, depth=depth).to(fitting.device)
+
+
+def train(
+    heads: Sequence[AttentiveHead],
+    rates: Sequence[Rate],
+    table: Float[np.ndarray, "n V N D"],
+    targets: Num[Tensor, "n ..."],
+    rows: Int64[np.ndarray, "m"],
+    *,
+    loss: Loss,
+    fitting: Fitting,
+) -> None:
+    """AdamW on all heads at once: each batch is read once, and every head learns from it.
+
+    The heads do not influence one another: each has its rates, its loss and its gradient, and one
+    that diverges leaves the others alone. Of several views of a row, one is drawn per epoch.
+    Norms and biases do not decay.
+    """
+    groups = [g for head, rate in zip(heads, rates, strict=True) for g in _decayed(head, rate)]
+    optimiser = torch.optim.AdamW(groups, fused=True)
+    steps = fitting.epochs * -(-len(rows) // fitting.batch_size)
+    for step, (chosen, views) in enumerate(_order(rows, table.shape[1], fitting)):
+        tokens = _tokens(table[chosen, views], fitting.device)
+        wanted = targets[torch.from_numpy(chosen)].to(fitting.device)
+        with _autocast(fitting):
+            outputs = read(heads, tokens)
+        total = torch.stack([loss(output.float(), wanted) for output in outputs]).sum()
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(step, steps, group["peak"], 0.0)
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def outputs_of(
+    heads: Sequence[AttentiveHead],
+    table: Float[np.ndarray, "n V N D"],
+    rows: Int64[np.ndarray, "m"],
+    fitting: Fitting,
+) -> Float[Tensor, "heads m V outputs"]:
+    """What each head says about each view of the rows, in one pass, on the CPU."""
+    parts = []
+    for start in range(0, len(rows), fitting.batch_size):
+        views = table[rows[start : start + fitting.batch_size]]
+        tokens = _tokens(views.reshape(-1, *views.shape[2:]), fitting.device)
+        with _autocast(fitting):
+            outputs = torch.stack(read(heads, tokens))
+        parts.append(outputs.float().cpu().unflatten(1, views.shape[:2]))
+    return torch.cat(parts, dim=1)
+
+
+def _order(
+    rows: np.ndarray, views: int, fitting: Fitting
+) -> Iterator[tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"]]]:
+    """The rows of every step, ascending as a disk likes them, and the view of each."""
+    for epoch in range(fitting.epochs):
+        draw = generator(fitting.seed, "attentive", "order", epoch)
+        order = rows[torch.randperm(len(rows), generator=draw).numpy()]
+        drawn = torch.randint(views, (len(rows),), generator=draw).numpy()
+        for start in range(0, len(rows), fitting.batch_size):
+            part = slice(start, start + fitting.batch_size)
+            yield np.sort(order[part]), drawn[part]
+
+
+def _tokens(block: Float[np.ndarray, "b N D"], device: torch.device) -> Float[Tensor, "b N D"]:
+    tokens = torch.from_numpy(np.ascontiguousarray(block)).to(device).float()
+    if not tokens.isfinite().all():
+        raise ValueError("Input X contains NaN or infinity")
+    return tokens
+
+
+def _autocast(fitting: Fitting) -> torch.autocast:
+    half = fitting.precision == "bfloat16"
+    return torch.autocast(fitting.device.type, torch.bfloat16, enabled=half)
+
+
+def _decayed(head: AttentiveHead, rate: Rate) -> list[dict]:
+    """Matrices with weight decay, vectors without; `peak` is the learning rate at the start."""
+    weights = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim == 1]
+    common = {"lr": rate.learning_rate, "peak": rate.learning_rate}
+    return [
+        {"params": weights, "weight_decay": rate.weight_decay, **common},
+        {"params": vectors, "weight_decay": 0.0, **common},
+    ]
