@@ -53,8 +53,10 @@ def load_photograph(name: str) -> UInt8[np.ndarray, "H W"]:
         return np.asarray(Image.open(stream).convert("L"))
 
 
-def spread(pixels: UInt8[np.ndarray, "H W"], boxes: Boxes) -> Float[np.ndarray, " _"]:
-    """Standard deviation of the grey levels inside each box, from two summed-area tables."""
+def moments(
+    pixels: UInt8[np.ndarray, "H W"], boxes: Boxes
+) -> tuple[Float[np.ndarray, " _"], Float[np.ndarray, " _"]]:
+    """Mean and standard deviation of the grey levels inside each box, from summed-area tables."""
     top, left, height, width = boxes.T
     bottom, right = top + height, left + width
 
@@ -64,7 +66,8 @@ def spread(pixels: UInt8[np.ndarray, "H W"], boxes: Boxes) -> Float[np.ndarray, 
         return total / (height * width)
 
     levels = pixels.astype(np.float64)
-    return np.sqrt(np.maximum(mean(levels**2) - mean(levels) ** 2, 0))
+    first = mean(levels)
+    return first, np.sqrt(np.maximum(mean(levels**2) - first**2, 0))
 
 
 def tiling(pixels: UInt8[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
@@ -83,23 +86,34 @@ def tiles(pixels: UInt8[np.ndarray, "H W"], split: Split, rng: np.random.Generat
     grid = np.array(
         [(r * height, c * width, height, width) for r in range(rows) for c in range(columns)]
     )
-    textured = grid[spread(pixels, grid) >= 2 * FLAT]
+    textured = grid[moments(pixels, grid)[1] >= 2 * FLAT]
     textured = rng.permutation(textured)
     tests = max(1, round(TEST_SHARE * len(textured)))
     return textured[:tests] if split == "test" else textured[tests:]
 
 
 def draw_boxes(
-    pixels: UInt8[np.ndarray, "H W"], places: Boxes, count: int, rng: np.random.Generator
+    pixels: UInt8[np.ndarray, "H W"],
+    places: Boxes,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    sides: tuple[int, int] = (SMALLEST, TILE),
+    margin: float = 0.0,
 ) -> Boxes:
-    """`count` square boxes, each inside one of the `places`, of log-uniform side, not flat."""
+    """`count` square boxes, each inside one of the `places`, of log-uniform side, not flat.
+
+    Around each box, `margin` times its side is in the same place too.
+    """
     boxes = np.empty((0, 4), dtype=np.int64)
     while len(boxes) < count:
         top, left, height, width = rng.choice(places, count).T
-        side = np.rint(SMALLEST * (TILE / SMALLEST) ** rng.random(count)).astype(np.int64)
-        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        side = np.rint(sides[0] * (sides[1] / sides[0]) ** rng.random(count)).astype(np.int64)
+        edge = np.ceil(margin * side).astype(np.int64)
+        room = side + 2 * edge - 1
+        y, x = edge + rng.integers(height - room), edge + rng.integers(width - room)
         drawn = np.stack([top + y, left + x, side, side], axis=1)
-        boxes = np.concatenate([boxes, drawn[spread(pixels, drawn) >= FLAT]])
+        boxes = np.concatenate([boxes, drawn[moments(pixels, drawn)[1] >= FLAT]])
     return boxes[:count]
 
 
@@ -122,11 +136,15 @@ def render(
     return levels.clip(0, 255).astype(np.uint8)
 
 
+def places_of(name: str, split: Split, seed: int = 0) -> Boxes:
+    """The tiles of one photograph that belong to `split`, under a seed."""
+    return tiles(load_photograph(name), split, _rng(seed, "tiles", name))
+
+
 def crop_boxes(name: str, split: Split, seed: int = 0) -> Boxes:
     """Where the crops of one photograph were taken, in the order of the set."""
-    pixels = load_photograph(name)
-    places = tiles(pixels, split, _rng(seed, "tiles", name))
-    return draw_boxes(pixels, places, PER_CLASS[split], _rng(seed, "crops", name, split))
+    rng = _rng(seed, "crops", name, split)
+    return draw_boxes(load_photograph(name), places_of(name, split, seed), PER_CLASS[split], rng)
 
 
 def tile_numbers(pixels: UInt8[np.ndarray, "H W"], boxes: Boxes) -> Int64[np.ndarray, " _"]:

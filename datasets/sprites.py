@@ -1,4 +1,4 @@
-"""Moving sprites: video of known direction, speed and shape, of which a frame tells the shape alone."""
+"""Moving sprites: video of known direction, speed and shape; a frame tells the shape alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from jepa.seeds import generator
 
 from .clips import InMemoryClips
 from .images import Split
-from .photographs import CONTRAST, MEAN, photographs
+from .photographs import CONTRAST, MEAN
+from .views import CHUNK, TILTED, draw_views, film
 
 DIRECTIONS = ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
 SHAPES = ("disc", "ring", "square", "diamond", "cross", "triangle")
@@ -22,7 +23,7 @@ CLIPS = {"train": 10_000, "test": 2_000}
 SPEED = (0.5, 2.5)  # px per frame
 RADIUS = (0.1, 0.17)  # of the image's side
 STANDS_OUT = (60.0, 120.0)  # grey levels between the sprite and the mean of the background
-CHUNK = 64  # clips drawn at once, so that they stay in the processor's cache
+VIEW = (30, 48)  # side of the background, in pixels of its photograph
 
 
 class Motion(NamedTuple):
@@ -60,14 +61,14 @@ def draw_motion(n: int, image_size: int, source: torch.Generator) -> Motion:
         shape=torch.randint(0, len(SHAPES), (n,), generator=source),
         radius=uniform(*RADIUS) * image_size,
         level=MEAN + sign * uniform(*STANDS_OUT),
-        start=torch.stack([uniform(0, image_size), uniform(0, image_size)], 1),
+        start=image_size * torch.rand(n, 2, generator=source, dtype=torch.float64),
         direction=torch.arange(n) % len(DIRECTIONS),
         speed=uniform(*SPEED),
     )
 
 
 def distance(
-    shape: str, y: Float[Tensor, "*b H 1"], x: Float[Tensor, "*b 1 W"], r: Float[Tensor, "*b 1 1"]
+    shape: str, y: Float[Tensor, "*b H 1"], x: Float[Tensor, "*b 1 W"], r: Float[Tensor, "*#b 1 1"]
 ) -> Float[Tensor, "*b H W"]:
     """Distance from the outline of a shape of radius r around 0, negative inside."""
     across, up = x.abs(), y.abs()
@@ -137,16 +138,15 @@ def sprites(
     """
     n = CLIPS[split]
     motion = draw_motion(n, image_size, generator(seed, "sprites", split))
-    behind = photographs(split, image_size=image_size)
-    chosen = torch.randint(
-        0, len(behind), (n,), generator=generator(seed, "sprites", "backgrounds", split)
-    )
-    background = (behind.images[chosen, 0] - MEAN) * (clutter / CONTRAST) + MEAN
+    views = draw_views(split, n, sides=VIEW, reach=TILTED, seed=seed, purpose="sprites")
+    still = torch.zeros(n, 1, dtype=torch.float64)
+    behind = film(views, still[..., None].expand(-1, -1, 2), still, still, image_size)[:, 0]
+    background = (behind - MEAN) * (clutter / CONTRAST) + MEAN
     return InMemoryClips(
         render(motion, background, frames),
         motion.direction,
         classes=DIRECTIONS,
         title=f"sprites/{split}",
         targets={"speed": motion.speed.float(), "shape": motion.shape.float()},
-        groups=None if behind.groups is None else behind.groups[chosen],
+        groups=views.groups,
     )

@@ -47,12 +47,14 @@ def test_groups_are_places_of_one_photograph(halves):
     assert not (covered[0] & covered[1]).any(), "two groups share a pixel"
 
 
-def test_spread_is_the_standard_deviation():
+def test_moments_are_mean_and_standard_deviation():
     pixels = module.load_photograph("coins")
     boxes = module.crop_boxes("coins", "test")[:50]
-    expected = [module.cut(pixels, box).std() for box in boxes]
-    np.testing.assert_allclose(module.spread(pixels, boxes), expected, rtol=1e-9)
-    assert min(expected) >= module.FLAT
+    crops = [module.cut(pixels, box) for box in boxes]
+    mean, spread = module.moments(pixels, boxes)
+    np.testing.assert_allclose(mean, [crop.mean() for crop in crops], rtol=1e-9)
+    np.testing.assert_allclose(spread, [crop.std() for crop in crops], rtol=1e-9)
+    assert spread.min() >= module.FLAT
 
 
 def test_a_crop_depends_on_no_pixel_outside_its_box():
