@@ -148,6 +148,7 @@ class AttentiveProbe(ClassifierMixin, _AttentiveEstimator):
     X [n, N, D] are the tokens of each image or clip: an array, or a memory map of any size, in
     float16, float32 or float64. [n, V, N, D] are several views of each (crops, clips of a video):
     training draws one of them per epoch, and probabilities are averaged over them.
+    (A table whose loader gave V clips of each video in turn has them after `reshape(n, V, N, D)`.)
     [n, V, S, N, D] are views of S segments each, whose tokens become one sequence (V-JEPA's
     `attend_across_segments`). [n, D] are rows of one token. N, V and S may differ between `fit`
     and `predict`.
@@ -160,7 +161,7 @@ class AttentiveProbe(ClassifierMixin, _AttentiveEstimator):
 
     Args:
         depth: 1 (V-JEPA 1), or 4: three self-attention blocks over all tokens first (V-JEPA 2),
-            which costs a hundred times more.
+            which costs about 70 times more.
         heads: attention heads, which must divide D; None: as many as are at least 64 wide.
         learning_rates, weight_decays: the grid; a single pair is used without holding out.
         epochs, batch_size: of training. The published 20 epochs are of large sets; below about a

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int64, UInt8
+from jaxtyping import Float, Float16, Int64, Num, UInt8
 from rich.progress import track
 from torch import Tensor
 
@@ -54,12 +54,14 @@ class FeatureTable:
     """Features by pooling, labels [n], and the manifest: whose features, of what.
 
     Features are float32 [n, D]; those of the pooling `tokens` are float16 [n, N, D]. From a folder
-    the arrays are memory-mapped, read-only.
+    the arrays are memory-mapped, read-only. `rows` is the index in the data set of whatever each
+    row was made from, if the batches tell it: unreadable samples leave gaps, several views repeat.
     """
 
     features: dict[str, Float[np.ndarray, "n ..."]]
     labels: Int64[np.ndarray, "n"]
     manifest: dict
+    rows: Int64[np.ndarray, "n"] | None = None
 
 
 class RawPixels:
@@ -121,12 +123,12 @@ def pooled(
     batches: Iterable,
     poolings: Sequence[str],
     precision: Precision = "float32",
-) -> Iterator[tuple[dict[str, Float[np.ndarray, "B ..."]], Int64[np.ndarray, "B"]]]:
-    """Features by pooling, and labels, batch by batch, in one pass.
+) -> Iterator[dict[str, Num[np.ndarray, "B ..."]]]:
+    """Features by pooling, `labels`, and `rows` if told, batch by batch, in one pass.
 
     Args:
         batches: anything whose first two items are images [B, C, H, W] or clips [B, C, T, H, W],
-            and labels [B].
+            and labels [B]; a field `rows` tells the index of each in its data set.
         poolings: of `poolings_of(encoder)`, or `tokens`.
         precision: bfloat16 runs the encoder under autocast; the type of the features is the same.
 
@@ -145,16 +147,19 @@ def pooled(
         half = precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
             tokens = encoder.layers(batch[0].to(device), layers)
-        rows = {
+        features = {
             name: _in_half(tokens[names[0]]) if name == TOKENS
             else torch.cat([tokens[n].float().mean(dim=1) for n in names], 1)
             for name, names in wanted.items()
         }  # fmt: skip
-        for name, values in rows.items():
+        for name, values in features.items():
             if not values.isfinite().all():
                 raise ValueError(f"{encoder.name}: features `{name}` are not finite")
-        arrays = {name: values.cpu().numpy() for name, values in rows.items()}
-        yield arrays, torch.as_tensor(batch[1]).cpu().numpy()
+        indices = {"labels": batch[1]}
+        if (rows := getattr(batch, "rows", None)) is not None:
+            indices["rows"] = rows
+        columns = features | {name: torch.as_tensor(i).long() for name, i in indices.items()}
+        yield {name: column.cpu().numpy() for name, column in columns.items()}
 
 
 def _in_half(tokens: Float[Tensor, "B N D"]) -> Float16[Tensor, "B N D"]:
@@ -191,7 +196,7 @@ def extract(
         progress: a progress bar with the time left.
     """
     manifest = {
-        "format": 1,
+        "format": 2,
         "encoder": encoder.fingerprint(),
         "data": data,
         "poolings": list(poolings),
@@ -200,9 +205,8 @@ def extract(
     text = f"features of {encoder.name}"
     batches = pooled(encoder, track(loader, text, disable=not progress), poolings, precision)
     if cache is None:
-        rows, labels = zip(*batches, strict=True)
-        features = {name: np.concatenate([r[name] for r in rows]) for name in poolings}
-        return FeatureTable(features, np.concatenate(labels), manifest)
+        parts = list(batches)
+        return _table({n: np.concatenate([p[n] for p in parts]) for n in parts[0]}, manifest)
     if not data:
         raise ValueError("a cached table is keyed by its data: give data=<fingerprint> too")
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:24]
@@ -224,8 +228,8 @@ def _write(folder: Path, batches: Iterable, manifest: dict) -> None:
     try:
         with ExitStack() as files:
             columns: dict[str, _Column] = {}
-            for rows, labels in batches:
-                for name, block in (rows | {"labels": labels.astype(np.int64)}).items():
+            for batch in batches:
+                for name, block in batch.items():
                     if name not in columns:
                         columns[name] = files.enter_context(_Column(aside / f"{name}.npy", block))
                     columns[name].append(block)
@@ -275,7 +279,8 @@ def _read(folder: Path, expected: dict) -> FeatureTable | None:
         manifest = json.loads((folder / "manifest.json").read_text())
         columns = {
             name: np.load(folder / f"{name}.npy", mmap_mode="r")
-            for name in (*expected["poolings"], "labels")
+            for name in (*expected["poolings"], "labels", "rows")
+            if name != "rows" or (folder / "rows.npy").exists()
         }
         whole = all(len(column) == manifest["count"] for column in columns.values())
     except (OSError, ValueError, KeyError) as error:
@@ -284,8 +289,14 @@ def _read(folder: Path, expected: dict) -> FeatureTable | None:
     if not whole or any(manifest.get(key) != value for key, value in expected.items()):
         log.warning("the table %s does not match its manifest; it is made again", folder)
         return None
+    return _table(columns, manifest)
+
+
+def _table(columns: dict[str, np.ndarray], manifest: dict) -> FeatureTable:
+    """Features apart from labels and rows, which are small and come into memory."""
     labels = np.asarray(columns.pop("labels"))
-    return FeatureTable(columns, labels, manifest)
+    rows = np.asarray(columns.pop("rows")) if "rows" in columns else None
+    return FeatureTable(columns, labels, manifest, rows)
 
 
 def _device(encoder: Encoder) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,26 @@ def test_tokens_are_the_final_layer_in_half_precision(tmp_path, cached):
         np.testing.assert_allclose(tokens, truth.numpy(), rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(table.features["last"], truth.mean(1).numpy(), atol=1e-6)
         assert isinstance(tokens, np.memmap) == cached
+
+
+class Batch(NamedTuple):
+    images: torch.Tensor
+    labels: torch.Tensor
+    unreadable: list[str]
+    rows: torch.Tensor
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_tell_where_in_the_set_each_row_came_from(tmp_path, cached):
+    rows = torch.tensor([0, 0, 2, 2, 7])
+    parts = zip(clips().split(2), rows.split(2), strict=True)
+    loader = [Batch(x, r % 2, [], r) for x, r in parts]
+    where = {"cache": tmp_path if cached else None, "data": "d"}
+    table = extract(RawPixels(), loader, ("last",), **where)
+    np.testing.assert_array_equal(table.rows, rows)
+    np.testing.assert_array_equal(table.labels, rows % 2)
+    assert list(table.features) == ["last"]
+    assert extract(RawPixels(), batches(clips()), ("last",)).rows is None
 
 
 def test_what_half_precision_cannot_hold_is_refused():
