@@ -8,11 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from .video_index import VideoError, VideoIndex, decoded_index, demuxed_index, opened
-from .video_readers import Reader, check_reader, installed, read_frames, shrunk, turn
+from .video_readers import (
+    Reader,
+    check_reader,
+    in_rgb,
+    installed,
+    read_frames,
+    shrunk,
+    sought,
+    turn,
+)
 
 DECORD_CODECS = ("h264", "mpeg4")
 CHECKED_PIXELS = 100_000_000  # decoded for the check: 300 frames of 640x480
@@ -127,12 +137,20 @@ def first_frames(path: Path, index: VideoIndex) -> UInt8[np.ndarray, "F h w 3"]:
 def failure(
     path: Path, index: VideoIndex, reader: Reader, truth: UInt8[np.ndarray, "F h w 3"]
 ) -> str:
-    """What is wrong with frames that `reader` finds, read one by one; "" if nothing is."""
+    """What is wrong with frames that `reader` finds, read one by one; "" if nothing is.
+
+    PyAV is tested by seeking alone: `read_frames` would count where that fails, each time anew.
+    """
+    size = shrunk(index.height, index.width, SMALL)
     for number in samples(index, len(truth)):
         low, high = max(number - NEIGHBOURS, 0), number + NEIGHBOURS + 1
+        wanted = np.array([number])
         try:
-            (read,) = read_frames(path, index, np.array([number]), reader=reader, short_side=SMALL)
-        except VideoError as problem:
+            if reader == "pyav":
+                (read,) = in_rgb(sought(path, index, wanted), size, index.rotation)
+            else:
+                (read,) = read_frames(path, index, wanted, reader=reader, short_side=SMALL)
+        except (VideoError, FFmpegError) as problem:
             return str(problem)
         difference = np.abs(truth[low:high].astype(np.int16) - read).mean(axis=(1, 2, 3))
         own = difference[number - low]

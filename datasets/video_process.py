@@ -52,7 +52,7 @@ class Helper:
         theirs.close()
 
     def ask(self, limit: float, *request: Any) -> Any:
-        """The answer to a request; raises TimeoutError and EOFError, after which it is useless."""
+        """The answer to a request; TimeoutError if it is late, EOFError or ConnectionError if gone."""
         self.connection.send((limit, *request))
         if not self.connection.poll(limit):
             raise TimeoutError
@@ -72,28 +72,32 @@ def ask(path: Path, limit: float, call: Callable[..., Any], *arguments: Any) -> 
     """`call(path, *arguments)` in this thread's helper.
 
     Raises VideoError as the call does, GivenUpError if it takes more than `limit` seconds or
-    crashes.
+    crashes twice: a helper may have been killed for reasons that have nothing to do with the file.
     """
+    for _ in range(2):
+        try:
+            answer = ask_once(limit, call.__name__, path, *arguments)
+        except TimeoutError:
+            raise GivenUpError(f"given up after {limit:g} seconds (time_limit)") from None
+        except (EOFError, ConnectionError):
+            continue
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+    raise GivenUpError("reading it crashes")
+
+
+def ask_once(limit: float, *request: Any) -> Any:
+    """The answer of this thread's helper, which does not outlive a missing answer."""
     helper: Helper | None = getattr(_helpers, "helper", None)
     if helper is None or helper.owner != os.getpid():  # a forked worker starts its own
         helper = _helpers.helper = Helper()
     try:
-        answer = helper.ask(limit, call.__name__, path, *arguments)
-    except TimeoutError:
-        reason = f"given up after {limit:g} seconds"
-    except (EOFError, ConnectionError):
-        reason = "the reading process crashed or was killed"
-    except BaseException:  # an interrupt between question and answer would leave them out of step
+        return helper.ask(limit, *request)
+    except BaseException:  # also an interrupt: a late answer would be taken for the next one
         _helpers.helper = None
         helper.kill()
         raise
-    else:
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-    _helpers.helper = None
-    helper.kill()
-    raise GivenUpError(reason)
 
 
 def serve(connection: Connection) -> None:

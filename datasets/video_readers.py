@@ -7,12 +7,14 @@ process forked after it was opened.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int64, UInt8
@@ -82,7 +84,7 @@ def shrunk(height: int, width: int, short_side: int | None) -> tuple[int, int]:
     return round(height * short_side / short), round(width * short_side / short)
 
 
-def turn(frames: Frames, rotation: int) -> Frames:
+def turn(frames: Frames, rotation: int) -> UInt8[np.ndarray, "T h w 3"]:
     """Frames turned counter-clockwise by a multiple of 90 degrees."""
     return np.ascontiguousarray(np.rot90(frames, rotation // 90, axes=(1, 2)))
 
@@ -90,19 +92,11 @@ def turn(frames: Frames, rotation: int) -> Frames:
 def read_pyav(
     path: Path, index: VideoIndex, wanted: Int64[np.ndarray, " T"], size: tuple[int, int]
 ) -> Frames:
-    """Exact: a frame is known by its tick, or by its number where a file cannot be sought in."""
-    try:
-        return in_rgb(
-            sought(path, index, wanted) if index.seekable else counted(path, wanted),
-            size,
-            index.rotation,
-        )
-    except MissedError:
-        return in_rgb(counted(path, wanted), size, index.rotation)
-
-
-class MissedError(VideoError):
-    """Seeking has led past a frame."""
+    """Exact: a frame is known by its tick, or by its number where seeking does not lead to it."""
+    if index.seekable:
+        with contextlib.suppress(VideoError, FFmpegError):
+            return in_rgb(sought(path, index, wanted), size, index.rotation)
+    return in_rgb(counted(path, wanted), size, index.rotation)
 
 
 def sought(path: Path, index: VideoIndex, wanted: Int64[np.ndarray, " T"]) -> Iterator[VideoFrame]:
@@ -119,7 +113,7 @@ def sought(path: Path, index: VideoIndex, wanted: Int64[np.ndarray, " T"]) -> It
             reached = own_key
             frame = next((f for f in decoded if f.pts is not None and f.pts >= tick), None)
             if frame is None or frame.pts != tick:
-                raise MissedError(f"seeking has led past tick {tick}")
+                raise VideoError(f"seeking has led past tick {tick}")
             yield frame
 
 
