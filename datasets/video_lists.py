@@ -191,7 +191,7 @@ def listing(place: str | Path, split: Split, rows_of: Callable[[Path], list[Row]
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [numbers[row.label] for row in chosen]
     paths = [halves[split].parent / Path(row.path).expanduser() for row in chosen]
-    if not any(path.exists() for path in paths):
+    if paths and not any(path.exists() for path in paths):
         raise FileNotFoundError(
             f"none of the {len(paths)} {split} videos of {place} is there; relative paths are "
             f"looked for in {halves[split].absolute().parent}"

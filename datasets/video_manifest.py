@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,11 @@ class VideoManifest:
 
         Raises FileNotFoundError if there is no such file.
         """
+        wanted = of(path, reader)
         try:
             entry = json.loads(self._entry(path, reader).read_text())
-            return ReadingPlan.from_json(entry["plan"]) if entry["of"] == of(path, reader) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):  # none, or a damaged one
-            path.stat()
+            return ReadingPlan.from_json(entry["plan"]) if entry["of"] == wanted else None
+        except (OSError, ValueError, KeyError, TypeError, zlib.error):  # none, or a damaged one
             return None
 
     def put(self, path: Path, reader: str, plan: ReadingPlan) -> None:

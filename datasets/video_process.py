@@ -52,7 +52,7 @@ class Helper:
         theirs.close()
 
     def ask(self, limit: float, *request: Any) -> Any:
-        """The answer to a request; TimeoutError if it is late, EOFError or ConnectionError if gone."""
+        """The answer. Raises TimeoutError, and EOFError or ConnectionError if the helper died."""
         self.connection.send((limit, *request))
         if not self.connection.poll(limit):
             raise TimeoutError

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -25,11 +24,9 @@ from .video_manifest import PLACE, VideoManifest
 from .video_process import TIME_LIMIT, GivenUpError, ask, read_planned
 from .video_readers import check_reader
 
-Kind = Literal["videos", "list", "csv", "frames"]
-
 
 def video_files(
-    kind: Kind,
+    kind: str,
     place: str | Path,
     split: Split,
     *,

@@ -86,7 +86,10 @@ def test_csv_with_words_and_groups(good, tmp_path):
     groups = [set(half.groups.tolist()) for half in halves]
     assert len(groups[0] | groups[1]) == 20
     assert not groups[0] & groups[1], "a film is in one half only"
-    (tmp_path / "plain.csv").write_text(f"label,path\n7,{good}\n1,{good}\n2,{good}/../good.mp4\n")
+    touch(*(tmp_path / f"{i}.mp4" for i in range(20)))
+    (tmp_path / "plain.csv").write_text(
+        "label,path\n" + "".join(f"{i % 8},{i}.mp4\n" for i in range(20))
+    )
     plain = video_files("csv", tmp_path / "plain.csv", "train")
     assert plain.groups is None
     assert len(plain.classes) == 8
