@@ -110,8 +110,9 @@ class FrozenEncoder(nn.Module):
         return self.encoder.layers(self.normalize(images), names)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over weights and normalisation: equal only for equal features."""
-        digest = hashlib.sha256(repr((self.normalize.mean, self.normalize.std)).encode())
+        """16 hexadecimal digits over weights, sizes and normalisation."""
+        config = getattr(self.encoder, "config", None)
+        digest = hashlib.sha256(repr((self.normalize.mean, self.normalize.std, config)).encode())
         for key, value in sorted(self.encoder.state_dict().items()):
             digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
@@ -146,9 +147,9 @@ def split(
     """Stratified rows to fit on and to hold out: of each class four fifths and one fifth.
 
     At most about `most` rows in total, the classes in their proportions; a class of fewer than
-    five rows holds none out. With `groups`, rows of one class and group stay together: whole
-    groups, in random order, are held out while they fit into the fifth, at least one, and none
-    of a class that is all one group.
+    five rows holds none out. With `groups`, whole groups are held out, about a fifth of each
+    class's rows (scikit-learn's StratifiedGroupKFold); a group without which nothing of some
+    class would be left is fitted on.
     """
     if groups is not None and len(groups) != len(codes):
         raise ValueError(f"expected one group per row, {len(codes)}; got {len(groups)}")
@@ -158,22 +159,29 @@ def split(
     for code in np.unique(codes):
         rows = random.permutation(np.flatnonzero(codes == code))
         rows = rows[: max(2, round(share * len(rows)))]
-        fifth = len(rows) // 5
-        if groups is None or not fifth:
-            held = np.arange(len(rows)) < fifth
-        else:
-            held = np.isin(groups[rows], _some_groups(groups[rows], fifth))
-        fitted.append(rows[~held])
-        held_out.append(rows[held])
-    return np.sort(np.concatenate(fitted)), np.sort(np.concatenate(held_out))
+        fitted.append(rows[len(rows) // 5 :])
+        held_out.append(rows[: len(rows) // 5])
+    if groups is None:
+        return np.sort(np.concatenate(fitted)), np.sort(np.concatenate(held_out))
+    rows = np.sort(np.concatenate(fitted + held_out))
+    held = _grouped_fifth(codes[rows], groups[rows], random)
+    return rows[~held], rows[held]
 
 
-def _some_groups(groups: np.ndarray, most: int) -> list:
-    """The first groups, in order of appearance, that have at most `most` rows together."""
-    names, first, sizes = np.unique(groups, return_index=True, return_counts=True)
-    order = np.argsort(first)
-    count = max(1, int((sizes[order].cumsum() <= most).sum()))
-    return [] if len(names) == 1 else names[order[:count]].tolist()
+def _grouped_fifth(
+    codes: np.ndarray, groups: np.ndarray, random: np.random.RandomState
+) -> np.ndarray:
+    """True on the rows of the groups that are held out."""
+    held = np.zeros(len(codes), dtype=bool)
+    if len(np.unique(groups)) < 5:
+        return held
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=random)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class of fewer rows than folds
+        held[next(folds.split(codes, codes, groups))[1]] = True
+    for code in np.setdiff1d(codes, codes[~held]):
+        held[np.isin(groups, groups[codes == code])] = False
+    return held
 
 
 def _all_columns(logits: np.ndarray | Tensor) -> Tensor:

@@ -22,17 +22,17 @@ from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.features import random_encoder
 from ..probes.intervals import wilson
+from .frame_pretraining import FramePretraining, pretrained_on_frames
 from .probe import print_rows
 from .results import Measured, rows_of, write_result
 from .world import (
     Dynamics,
     Experience,
-    FramePretraining,
+    frames_of,
     gather,
     horizon_errors,
     learn_dynamics,
     position_readout,
-    pretrained_on_frames,
     save_episode,
 )
 
@@ -85,7 +85,8 @@ def control(
     print("Control: collecting episodes", flush=True)
     many_layouts = replace(rooms, random_layout=True)
     views, _ = gather(out / "views", many_layouts, experience, seeds.derive(seed, "views"))
-    frozen = pretrained_on_frames(views, out / "encoder", pretraining, f"{name} frames", seed)
+    frames = frames_of(views).flatten(0, 1).permute(0, 3, 1, 2)
+    frozen = pretrained_on_frames(frames, out / "encoder", pretraining, f"{name} frames", seed)
     shards, held_out = gather(out / "episodes", rooms, experience, seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=rooms, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)

@@ -163,17 +163,24 @@ def channels_last(images: UInt8[Tensor, "*n C H W"]) -> UInt8[np.ndarray, "*n H 
 def principal_components(
     tokens: Float[Tensor, "n N D"],
 ) -> tuple[Float32[Tensor, "n N 3"], Float32[Tensor, "3"]]:
-    """First three principal components over all tokens, and their shares of the variance.
+    """First three principal components over all tokens, and their shares of the variance."""
+    centred = tokens.double() - tokens.double().mean(dim=(0, 1))
+    axes, share = principal_axes(centred)
+    return (centred @ axes.T).float(), share
+
+
+def principal_axes(
+    centred: Float[Tensor, "n N D"],
+) -> tuple[Float[Tensor, "3 D"], Float32[Tensor, "3"]]:
+    """Directions of most variance over tokens of mean 0, and their shares of it.
 
     The sign of each makes its largest loading positive.
     """
-    flat = tokens.flatten(0, 1).double()
-    centred = flat - flat.mean(dim=0)
-    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+    _, spread, axes = torch.linalg.svd(centred.flatten(0, 1), full_matrices=False)
     axes = axes[:3]
     axes = axes * axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()
     share = spread[:3] ** 2 / (spread**2).sum().clamp_min(1e-30)
-    return (centred @ axes.T).unflatten(0, tokens.shape[:2]).float(), share.float()
+    return axes, share.float()
 
 
 def as_colours(components: Float32[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "n h w 3"]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from jepa.checkpoint import load_frozen_encoder
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 
+from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
 from ..datasets.images import Split
 from ..probes.evaluate import evaluate_frozen
@@ -82,12 +86,7 @@ def measure(
         part = f"-{labelled}" if split == "train" and labelled else ""
         return f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}{part}"
 
-    train = data.images("train")
-    rows = torch.arange(len(train))
-    if labelled is not None:
-        rows = data.draw("train", labelled, "labelled")
-    groups = None if train.groups is None else train.groups[rows].numpy()
-
+    rows, groups = sample_of(data, labelled)
     metrics: dict[str, Measured] = {}
     for prefix, encoder in encoders.items():
         found = evaluate_frozen(
@@ -105,6 +104,17 @@ def measure(
         name: value for name, value in metrics.items() if not name.startswith(tuple(encoders)[1:])
     }
     return own, {name: value for name, value in metrics.items() if name not in own}
+
+
+def sample_of(
+    data: ImageDataModule | ClipDataModule, labelled: int | None
+) -> tuple[Int64[Tensor, " rows"], Int64[np.ndarray, " rows"] | None]:
+    """Training samples whose labels the probes see, and their groups where these are known."""
+    train = data.images("train")
+    rows = torch.arange(len(train))
+    if labelled is not None:
+        rows = data.draw("train", labelled, "labelled")
+    return rows, None if train.groups is None else train.groups[rows].numpy()
 
 
 def print_rows(rows: list[tuple[str, Measured]]) -> None:

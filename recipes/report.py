@@ -13,6 +13,7 @@ from jepa.files import atomic_path
 from jepa.metrics_log import read_metrics
 
 from . import figures, page
+from .clip_pictures import clip_sheets, read_clip_pictures
 from .folder import CONFIG
 from .page import Html
 from .pictures import Pictures, as_colours, mask_picture, read_pictures
@@ -21,6 +22,9 @@ from .results import Measured, Result, read_result, rows_of
 METRICS = {
     "linear_top1": "linear probe, top-1 accuracy",
     "knn_top1": "nearest neighbours, top-1 accuracy",
+    "direction_top1": "direction of motion, attentive probe, top-1 accuracy",
+    "motion_top1": "kind of motion, attentive probe, top-1 accuracy",
+    "speed_r2": "speed, attentive probe, share of its variance explained",
     "two_rooms_success": "share of goals reached",
     "position_error_px": "error of the imagined position at the longest horizon",
     "excluded_at_goal": "episodes that began at the goal, not counted",
@@ -28,6 +32,8 @@ METRICS = {
 BASELINES = {
     "raw_pixels": "the pixels as features",
     "random_encoder": "same architecture, untrained",
+    "single_frame": "I-JEPA on every frame on its own; the probe sees all of them",
+    "middle_frame": "I-JEPA on the middle frame",
     "random_policy": "random actions",
     "oracle": "planner on the true dynamics",
 }
@@ -35,6 +41,7 @@ SUCCESS = "two_rooms_success"
 PRETRAINING = {
     "": "Pretraining",
     "encoder": "Pretraining",
+    "single_frame": "Pretraining of the single-frame baseline",
     "control/encoder": "Pretraining of the control encoder",
 }
 
@@ -114,6 +121,8 @@ def pretraining_part(folder: Path) -> Html:
         html += contact_sheet(pictures)
         if pictures.neighbour_labels.max() > 0:  # neighbours of one class tell nothing
             html += neighbours(pictures)
+    if (folder / "clip_pictures.npz").is_file():
+        html += clip_sheets(read_clip_pictures(folder / "clip_pictures.npz"))
     return html
 
 

@@ -13,17 +13,9 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from jepa import seeds
-from jepa.checkpoint import load_frozen_encoder
-from jepa.encoder import VisionTransformer
 from jepa.files import atomic_path
 from jepa.frozen import FrozenEncoder
-from jepa.masks import MultiBlockMasks
-from jepa.predictor import Predictor
-from jepa.shapes import Grid
-from jepa.training import Optimisation
 
-from ..datasets.datamodule import MadeImages
-from ..datasets.images import InMemoryImages
 from ..datasets.trajectories import (
     Windows,
     read_trajectories,
@@ -40,9 +32,6 @@ from ..planning.readout import LinearReadout
 from ..planning.training import DynamicsTraining
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TwoRoomsVectorEnv
-from .folder import finished
-from .pictures import save_pictures
-from .pretrain import Hardware, fit, normalisation
 from .progress import StepProgress
 
 
@@ -86,27 +75,6 @@ class Dynamics:
     learning_rate: float = 2e-3
 
 
-@dataclass(frozen=True, kw_only=True)
-class FramePretraining:
-    """I-JEPA on single frames; the training knows neither actions nor order.
-
-    Args:
-        encoder: to train, then frozen.
-        predictor: given the encoder's width and grid.
-        optimisation: steps, learning rate, decay, momentum of the target.
-        masks: the mask sampler.
-        batch_size: frames per step.
-        hardware: device and precision.
-    """
-
-    encoder: VisionTransformer
-    predictor: Callable[[int, Grid], Predictor]
-    optimisation: Optimisation
-    masks: MultiBlockMasks = MultiBlockMasks()  # noqa: RUF009
-    batch_size: int = 64
-    hardware: Hardware = Hardware()  # noqa: RUF009
-
-
 def gather(
     folder: Path, rooms: TwoRooms, experience: Experience, seed: int
 ) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
@@ -128,42 +96,6 @@ def gather(
 def frames_of(shards: list[dict[str, np.ndarray]]) -> UInt8[Tensor, "E T H W C"]:
     """All observations, [E, T + 1, H, W, C]."""
     return torch.from_numpy(np.concatenate([shard["observations"] for shard in shards]))
-
-
-def pretrained_on_frames(
-    shards: list[dict[str, np.ndarray]],
-    out: Path,
-    pretraining: FramePretraining,
-    name: str,
-    seed: int,
-) -> FrozenEncoder:
-    """The frozen encoder of the frames; trained once, in the run folder `out`."""
-    if finished(out):
-        return load_frozen_encoder(out)
-    images = frames_of(shards).flatten(0, 1).permute(0, 3, 1, 2)
-    labels = torch.zeros(len(images), dtype=torch.int64)
-    made = InMemoryImages(images, labels, classes=["frame"], title="frames")
-    data = MadeImages(
-        {"train": made, "test": made},
-        batch_size=pretraining.batch_size,
-        seed=seed,
-        crop_scale=None,
-    )
-    frozen = fit(
-        out=out,
-        data=data,
-        encoder=pretraining.encoder,
-        predictor=pretraining.predictor,
-        optimisation=pretraining.optimisation,
-        masks=pretraining.masks,
-        normalize=normalisation(data, None, None),
-        name=name,
-        seed=seed,
-        hardware=pretraining.hardware,
-        resume=True,
-    )
-    save_pictures(out / "pictures.npz", frozen, data, pretraining.masks, seed)
-    return frozen
 
 
 def learn_dynamics(

@@ -88,9 +88,16 @@ def test_groups_are_held_out_whole():
     np.testing.assert_array_equal(np.sort(np.concatenate([fitted, held_out])), np.arange(190))
     assert not set(groups[fitted]) & set(groups[held_out])
     held = np.bincount(codes[held_out], minlength=3)
-    assert held[0] == 20
-    assert 2 <= held[1] <= 10
+    assert 10 <= held[0] <= 30
     assert held[2] == 0, "a class of one group cannot hold any out"
+
+
+def test_groups_that_span_classes_are_held_out_whole():
+    random = np.random.default_rng(0)
+    codes, groups = random.integers(0, 4, 1000), random.integers(0, 40, 1000)
+    fitted, held_out = split(codes, 10_000, 0, groups)
+    assert not set(groups[fitted]) & set(groups[held_out])
+    np.testing.assert_allclose(np.bincount(codes[held_out]) / np.bincount(codes), 0.2, atol=0.06)
     with pytest.raises(ValueError, match="one group per row"):
         split(codes, 10_000, 0, groups[:-1])
 

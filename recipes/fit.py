@@ -1,0 +1,212 @@
+"""Training a JEPA in a run folder: from the parts to the frozen target encoder."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from jepa.checkpoint import load_frozen_encoder, save_encoder
+from jepa.encoder import VisionTransformer
+from jepa.files import load_tensors_only
+from jepa.frozen import FrozenEncoder, Normalize
+from jepa.losses import Distance, VarianceCovariance
+from jepa.masks import MaskSampler
+from jepa.metrics_log import MetricsLog
+from jepa.model import JEPA
+from jepa.predictor import Predictor
+from jepa.resume import ResumePoint, SafeCheckpointIO
+from jepa.shapes import Grid
+from jepa.training import Optimisation, Pretraining
+from jepa.watch import CollapseWatch
+
+from ..datasets.clip_datamodule import ClipDataModule
+from ..datasets.datamodule import ImageDataModule
+from .folder import LAST
+from .progress import StepProgress
+
+Precision = Literal["auto", "bf16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Where and how a run computes; passed to Lightning's Trainer.
+
+    Args:
+        accelerator: cpu, cuda, mps or auto.
+        devices: how many.
+        nodes: how many machines.
+        strategy: ddp, fsdp, ... or auto.
+        precision: bf16 under autocast, float32, or auto: bf16 where the processor is fast at it.
+        compile: compile encoder and predictor with torch.compile.
+        activation_checkpointing: compute activations again in the backward pass; less memory for
+            a third more time.
+        threads: of the processor; None: torch's choice. Small models are fastest with one.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+    activation_checkpointing: bool = False
+    threads: int | None = None
+
+    def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
+        """Lightning's name of the precision."""
+        if self.precision == "auto":
+            return "bf16-mixed" if fast_bfloat16(self.accelerator) else "32-true"
+        return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
+
+def fast_bfloat16(accelerator: str) -> bool:
+    """Whether the processor that `accelerator` names multiplies in bfloat16 natively."""
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return False
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+class EarlierStage(Callback):
+    """Begins where another run ended: weights of all parts, and the optimiser's moments.
+
+    Steps and schedules begin anew: the next stage of V-JEPA 2's progressive resolution has clips
+    of another size or length. Positions are fixed, so every weight has its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"no {path}: stage_from is the folder of a run that has ended")
+        self.path = path
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step, when the optimiser is there."""
+        checkpoint = load_tensors_only(self.path)
+        pl_module.load_state_dict(checkpoint["state_dict"], strict=True)
+        trainer.optimizers[0].load_state_dict(checkpoint["optimizer_states"][0])
+
+
+class Interrupted(SystemExit):
+    """The run was told to stop; it has been saved."""
+
+
+def fit(
+    *,
+    out: Path,
+    data: ImageDataModule | ClipDataModule,
+    encoder: VisionTransformer,
+    predictor: Callable[[int, Grid], Predictor],
+    optimisation: Optimisation,
+    masks: MaskSampler,
+    normalize: Normalize,
+    name: str,
+    seed: int,
+    distance: Distance = "smooth_l1",
+    regulariser: VarianceCovariance | None = None,
+    callbacks: Sequence[Callback] = (),
+    hardware: Hardware = Hardware(),
+    accumulate: int = 1,
+    checkpoint_every: int = 500,
+    log_every: int = 20,
+    init_from: Path | None = None,
+    stage_from: Path | None = None,
+    resume: bool = False,
+) -> tuple[FrozenEncoder, JEPA]:
+    """Train; leaves `encoder.safetensors` (target), `student.safetensors` and `metrics.jsonl`.
+
+    Returns the frozen target encoder, and the model as trained.
+
+    Raises Interrupted, after saving, when told to stop.
+    """
+    if encoder.channels != data.channels:
+        raise ValueError(
+            f"the encoder takes {encoder.channels} channels, the images of {data.source} have "
+            f"{data.channels}: set --encoder.channels={data.channels} or --data.channels="
+            f"{encoder.channels}"
+        )
+    if init_from is not None:
+        encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
+    model = JEPA(
+        encoder=encoder,
+        predictor=predictor(encoder.dim, encoder.native_grid),
+        distance=distance,
+        regulariser=regulariser,
+    )
+    module = Pretraining(
+        model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(hardware.threads or threads)
+    encoder.blocks.activation_checkpointing = hardware.activation_checkpointing
+    model.predictor.predictor_blocks.activation_checkpointing = hardware.activation_checkpointing
+    if hardware.compile:
+        encoder.compile(dynamic=True)
+        model.target.encoder.compile(dynamic=True)
+        model.predictor.compile(dynamic=True)
+    last = out / LAST if resume and (out / LAST).is_file() else None
+    start_step = load_tensors_only(last)["global_step"] if last else 0
+    point = ResumePoint(out / LAST, every_n_steps=checkpoint_every)
+    stage = [] if stage_from is None or last else [EarlierStage(stage_from / LAST)]
+    trainer = Trainer(
+        max_steps=optimisation.steps,
+        max_epochs=-1,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        num_nodes=hardware.nodes,
+        strategy=hardware.strategy,
+        precision=hardware.lightning_precision(),
+        accumulate_grad_batches=accumulate,
+        log_every_n_steps=log_every,
+        logger=MetricsLog(out / "metrics.jsonl", start_step=start_step),
+        callbacks=[CollapseWatch(), StepProgress(name), *stage, *callbacks, point],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    torch.set_num_threads(threads)
+    if point.interrupted is not None and trainer.global_step < optimisation.steps:
+        print(
+            f"\nStopped by {point.interrupted.name} and saved at step {trainer.global_step} of "
+            f"{optimisation.steps}. To go on: jepa pretrain --out {out} --resume"
+        )
+        raise Interrupted(128 + (point.interrupted or signal.SIGTERM))
+    pixels = {"mean": normalize.mean, "std": normalize.std}
+    save_encoder(out / "student.safetensors", FrozenEncoder(encoder, name=name, **pixels))
+    frozen = FrozenEncoder(model.target.encoder, name=name, **pixels)
+    save_encoder(out / "encoder.safetensors", frozen)
+    return frozen, model
+
+
+def normalisation(
+    data: ImageDataModule | ClipDataModule,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> Normalize:
+    """As given, or measured on up to 2,000 training images, or 200 clips."""
+    if mean is not None and std is not None:
+        return Normalize(mean, std)
+    some = 2000 if isinstance(data, ImageDataModule) else 200
+    loader = data.evaluation_loader("train", rows=data.draw("train", some, "normalisation"))
+    sums = torch.zeros(3, data.channels, dtype=torch.float64)
+    for batch in loader:
+        pixels = batch.images.double().transpose(0, 1).flatten(1) / 255
+        count = torch.full((data.channels,), pixels.shape[1])
+        sums += torch.stack([count, pixels.sum(dim=1), pixels.square().sum(dim=1)])
+    count, total, squares = sums
+    variance = (squares - total.square() / count) / (count - 1)
+    return Normalize(
+        mean or tuple(round(m, 4) for m in (total / count).tolist()),
+        std or tuple(round(s, 4) for s in variance.clamp_min(1e-6).sqrt().tolist()),
+    )

@@ -1,0 +1,201 @@
+"""Measure a frozen encoder on clips: what it knows of their class, and of numbers such as speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from jepa import seeds
+from jepa.frozen import FrozenEncoder
+
+from ..datasets.clip_datamodule import ClipDataModule
+from ..datasets.clips import ClipSet
+from ..datasets.images import Split
+from ..probes.attentive_probe import AttentiveProbe, AttentiveRegressor
+from ..probes.features import TOKENS, Encoder, RawPixels, extract, poolings_of, random_encoder
+from ..probes.frames import FrameByFrame, MiddleFrame
+from ..probes.intervals import wilson
+from ..probes.knn import KNNProbe
+from ..probes.linear import LinearProbe
+from ..probes.regression import RidgeProbe, r2_interval
+from .probe import sample_of
+from .results import Measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipProbes:
+    """How frozen clips are probed.
+
+    Args:
+        label: what the classes are called in results: `direction` gives `direction_top1`.
+        targets: numbers to be told from the features: `speed` gives `speed_r2`.
+        depth: of the attentive probe; 1 is V-JEPA's, 4 is V-JEPA 2's.
+        learning_rates: of the attentive probe's grid, all trained in one pass.
+        weight_decays: the other side of that grid.
+        epochs: passes over the training clips.
+    """
+
+    label: str = "label"
+    targets: tuple[str, ...] = ()
+    depth: int = 1
+    learning_rates: tuple[float, ...] = (3e-3, 1e-3, 3e-4)
+    weight_decays: tuple[float, ...] = (0.01, 0.1)
+    epochs: int = 20
+
+    def attentive(self, seed: int) -> dict[str, Any]:
+        """Options of both attentive estimators."""
+        return {
+            "depth": self.depth,
+            "learning_rates": self.learning_rates,
+            "weight_decays": self.weight_decays,
+            "epochs": self.epochs,
+            "random_state": seed,
+        }
+
+
+@dataclass(frozen=True)
+class Known:
+    """Tables of one encoder: features by pooling, [n, D], or tokens [n, N, D], and the truth."""
+
+    train: Mapping[str, np.ndarray]
+    test: Mapping[str, np.ndarray]
+    labels: tuple[np.ndarray, np.ndarray]
+    targets: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    groups: np.ndarray | None
+
+
+def measure_clips(
+    frozen: FrozenEncoder,
+    data: ClipDataModule,
+    probes: ClipProbes,
+    single_frame: FrozenEncoder | None,
+    *,
+    labelled: int | None = None,
+    seed: int,
+    cache: Path,
+) -> tuple[dict[str, Measured], dict[str, Measured]]:
+    """Metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
+
+    `<label>_top1` and `<target>_r2` are the attentive probe's; `.../linear` (mean-pooled) and
+    `.../knn` stand beside. Baselines: raw pixels (linear only), the same architecture with random
+    weights, and an image encoder `single_frame`: on every frame on its own, the probe then sees
+    them all, and on the middle frame.
+    """
+    encoders: dict[str, Encoder] = {"": frozen, "raw_pixels/": RawPixels()}
+    encoders["random_encoder/"] = random_encoder(frozen, seed)
+    if single_frame is not None:
+        encoders["single_frame/"] = FrameByFrame(single_frame)
+        encoders["middle_frame/"] = MiddleFrame(single_frame)
+    rows, groups = sample_of(data, labelled)
+    metrics: dict[str, Measured] = {}
+    for prefix, encoder in encoders.items():
+        found = probed(tables_of(encoder, data, rows, groups, cache), probes, seed)
+        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+    own = {
+        name: value for name, value in metrics.items() if not name.startswith(tuple(encoders)[1:])
+    }
+    return own, {name: value for name, value in metrics.items() if name not in own}
+
+
+def tables_of(
+    encoder: Encoder,
+    data: ClipDataModule,
+    rows: Tensor,
+    groups: np.ndarray | None,
+    cache: Path,
+) -> Known:
+    """Every pooling of both splits, and of all but raw pixels the tokens."""
+    poolings = list(poolings_of(encoder))
+    if not isinstance(encoder, RawPixels):
+        poolings.append(TOKENS)
+    train, test = data.images("train"), data.images("test")
+    splits: tuple[tuple[Split, ClipSet, Tensor], ...] = (
+        ("train", train, rows),
+        ("test", test, torch.arange(len(test))),
+    )
+    tables = [
+        extract(
+            encoder,
+            data.evaluation_loader(split, rows=some),
+            poolings,
+            cache=cache,
+            data=f"{clips.fingerprint}-{data.channels}x{data.image_size}-{len(some)}",
+            progress=True,
+        )
+        for split, clips, some in splits
+    ]
+    return Known(
+        train=tables[0].features,
+        test=tables[1].features,
+        labels=(tables[0].labels, tables[1].labels),
+        targets={
+            name: (train.targets[name][rows].double().numpy(), test.targets[name].double().numpy())
+            for name in train.targets
+        },
+        groups=groups,
+    )
+
+
+def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
+    """Every probe on one encoder's tables; penalties, rates and poolings are chosen on held-out
+    training clips."""
+    state = seeds.derive(seed, "held_out") % 2**32
+    top1, found = f"{probes.label}_top1", {}
+    y, y_test = known.labels
+    pooled = [name for name in known.train if name != TOKENS]
+
+    def accuracy(probe: Any, table: str) -> Measured:
+        said = probe.predict(np.asarray(known.test[table]))
+        return Measured(**wilson(int((said == y_test).sum()), len(y_test))._asdict())
+
+    linear = {
+        name: LinearProbe(random_state=state).fit(known.train[name], y, known.groups)
+        for name in pooled
+    }
+    best = max(pooled, key=lambda name: max(linear[name].held_out_.values(), default=0.0))
+    found[f"{top1}/linear"] = accuracy(linear[best], best)
+    found[f"{top1}/knn"] = accuracy(KNNProbe().fit(np.asarray(known.train[best]), y), best)
+    if TOKENS in known.train:
+        attentive = AttentiveProbe(**probes.attentive(state))
+        attentive.fit(known.train[TOKENS], y, known.groups)
+        found[top1] = accuracy(attentive, TOKENS)
+    for target in probes.targets:
+        truth, test_truth = known.targets[target]
+        ridges = {
+            name: RidgeProbe(random_state=state).fit(known.train[name], truth, known.groups)
+            for name in pooled
+        }
+        best = max(pooled, key=lambda name: max(ridges[name].held_out_.values(), default=0.0))
+        said = ridges[best].predict(np.asarray(known.test[best]))
+        found[f"{target}_r2/linear"] = r2_interval(test_truth, said, seed=seed)._asdict()
+        if TOKENS in known.train:
+            regressor = AttentiveRegressor(**probes.attentive(state))
+            regressor.fit(known.train[TOKENS], truth, known.groups)
+            said = np.asarray(regressor.predict(known.test[TOKENS]), dtype=np.float64)
+            found[f"{target}_r2"] = r2_interval(test_truth, said, seed=seed)._asdict()
+    return dict(sorted(found.items()))
+
+
+def frames_of_clips(clips: ClipSet, seed: int, count: int = 20_000) -> UInt8[Tensor, "n C H W"]:
+    """Single frames of random clips, at random times; for an encoder that never sees motion."""
+    draw = seeds.generator(seed, "single_frames")
+    rows = torch.randint(0, len(clips), (count,), generator=draw)
+    times = torch.randint(0, clips.frames, (count,), generator=draw)
+    places = torch.rand(count, generator=draw, dtype=torch.float64)
+    taken: list[UInt8[Tensor, "C H W"]] = [
+        clips.clip(row, place)[:, time]
+        for row, time, place in zip(rows.tolist(), times.tolist(), places.tolist(), strict=True)
+    ]
+    return torch.stack(taken)
+
+
+def exactly(value: float) -> Measured:
+    """A number without an interval."""
+    return Measured(value=value, low=value, high=value)
