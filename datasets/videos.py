@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -24,9 +25,11 @@ from .video_manifest import PLACE, VideoManifest
 from .video_process import TIME_LIMIT, GivenUpError, ask, read_planned
 from .video_readers import check_reader
 
+Kind = Literal["videos", "list", "csv", "frames"]
+
 
 def video_files(
-    kind: str,
+    kind: Kind,
     place: str | Path,
     split: Split,
     *,
@@ -62,14 +65,12 @@ def video_files(
     """
     check_reader(reader)
     times = times or ClipTimes(16, step=4)
-    list_of: dict[str, Callable[[str | Path, Split], Listing]] = {
+    list_of: dict[Kind, Callable[[str | Path, Split], Listing]] = {
         "videos": tree_of_videos,
         "frames": tree_of_frames,
         "list": listed_files,
         "csv": csv_files,
     }
-    if kind not in list_of:
-        raise ValueError(f"kind is one of {', '.join(list_of)}; got {kind!r}")
     listing = list_of[kind](place, split)
     if kind == "frames":
         return FrameFolderClips(listing, times, size)
