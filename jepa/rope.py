@@ -19,9 +19,9 @@ RopeStyle: TypeAlias = Literal["rope", "rope_legacy"]
 
 
 class Rope(NamedTuple):
-    """What turns a head's channels at each token: x * cos + swapped(x) * sin.
+    """What turns a head's channels at each token: x * cos + swapped(x) * sin, see `turn`.
 
-    `sin` carries the signs: channels 2i and 2i + 1 are a pair, the first gets -sin.
+    Channels stand in the order of `split_order`, and `sin` carries the signs.
     """
 
     cos: Float[Tensor, "*B N d"]
@@ -51,12 +51,14 @@ def rope_table(head_dim: int, grid: Grid, style: RopeStyle = "rope") -> Rope:
             weights were trained with.
 
     Returns:
-        cos and sin [N, head_dim], float32, computed in float64. Shared by all callers: do not
-        write to them.
+        cos and sin [N, head_dim], channels in `split_order`, float32, computed in float64. Shared
+        by all callers: do not write to them.
     """
     channels = 2 * (head_dim // 3 // 2)
-    if not channels:
-        raise ValueError(f"3-D rotary positions need heads of 6 channels or more; got {head_dim}")
+    if not channels or head_dim % 2:
+        raise ValueError(
+            f"3-D rotary positions need heads of an even number of channels, from 6; got {head_dim}"
+        )
     omega = 10000.0 ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
     axes = [torch.arange(side, dtype=torch.float64) for side in ((1,) * (3 - len(grid)) + grid)]
     angles = []
@@ -65,17 +67,29 @@ def rope_table(head_dim: int, grid: Grid, style: RopeStyle = "rope") -> Rope:
         paired = angle.repeat_interleave(2, dim=1)
         angles.append(paired if style == "rope" else angle.repeat(1, 2))
     unturned = torch.zeros(len(angles[0]), head_dim - 3 * channels, dtype=torch.float64)
-    angle = torch.cat([*angles, unturned], dim=1)
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(-(-head_dim // 2))[:head_dim]
-    return Rope(angle.cos().float(), (sign * angle.sin()).float())
+    angle = torch.cat([*angles, unturned], dim=1)[:, split_order(head_dim)]
+    sign = torch.ones(2, head_dim // 2, dtype=torch.float64)
+    sign[0] = -1
+    return Rope(angle.cos().float(), (sign.flatten() * angle.sin()).float())
+
+
+@functools.lru_cache(maxsize=64)
+def split_order(head_dim: int) -> Int64[Tensor, " d"]:
+    """The first channels of all pairs, then the second ones: 0, 2, 4, ..., 1, 3, 5, ...
+
+    A pair is then half a head apart, so that swapping its members is one copy of two blocks.
+    Queries and keys are both put in this order, by the rows of their weights, which changes no
+    product of the two. Shared by all callers: do not write to it.
+    """
+    return torch.arange(head_dim).view(-1, 2).T.flatten()
 
 
 def turn(x: Float[Tensor, "B N *S d"], rope: Rope) -> Float[Tensor, "B N *S d"]:
-    """Channels turned by their token's angles; `S` are heads, or (query and key, heads)."""
+    """Channels, in `split_order`, turned by their token's angles; `S` may be (q and k, heads).
+
+    first * cos - second * sin, and second * cos + first * sin, for the two of each pair.
+    """
     shape = (*rope.cos.shape[:-1], *(1,) * (x.ndim - 3), x.shape[-1])
     cos, sin = (table.to(x.dtype).reshape(shape) for table in rope)
-    odd = x.shape[-1] % 2
-    swapped = x[..., : x.shape[-1] - odd].unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    if odd:
-        swapped = torch.cat([swapped, x[..., -1:]], dim=-1)
-    return x * cos + swapped * sin
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin)

@@ -1,0 +1,136 @@
+"""Rotary positions: one table for all layers, against computing them anew in every layer.
+
+Forward pass and training step of a V-JEPA 2 encoder, the same weights, the same clips, the same
+output; the attention's product is the same on both sides. Prints a Markdown table.
+
+    python benchmarks/rope.py --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from jepa.blocks import attend
+from jepa.encoder import VisionTransformer, vit_small, vit_tiny
+from jepa.shapes import Grid
+
+
+def turn_axis(x: Tensor, position: Tensor) -> Tensor:
+    """As published: angles from positions, tiled, on interleaved pairs."""
+    channels = x.shape[-1]
+    omega = torch.arange(channels // 2, dtype=x.dtype, device=x.device) / (channels / 2)
+    angle = position[..., None] * (1.0 / 10000**omega)
+    sin, cos = angle.sin().repeat(1, 2), angle.cos().repeat(1, 2)
+    pairs = x.unflatten(-1, (-1, 2))
+    first, second = pairs.unbind(-1)
+    return x * cos + torch.stack((-second, first), dim=-1).flatten(-2) * sin
+
+
+class AnewInEveryLayer(nn.Module):
+    """Attention that works out every token's place and angles itself, for q and for k."""
+
+    def __init__(self, attention: nn.Module, grid: Grid) -> None:
+        super().__init__()
+        self.attention, self.grid = attention, grid
+
+    def forward(self, x: Tensor, rope: object = None) -> Tensor:
+        attention = self.attention
+        _, h, w = self.grid
+        qkv = attention.qkv(x).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        token = torch.arange(x.shape[1], device=x.device)
+        places = (token // (h * w), token % (h * w) // w, token % w)
+        each = 2 * (q.shape[-1] // 3 // 2)
+
+        def turned(x: Tensor) -> Tensor:
+            parts = [
+                turn_axis(x[..., i * each : (i + 1) * each], place.to(x.dtype))
+                for i, place in enumerate(places)
+            ]
+            return torch.cat([*parts, x[..., 3 * each :]], dim=-1)
+
+        return attention.proj(attend(turned(q), turned(k), v).transpose(1, 2).flatten(2))
+
+
+def anew(encoder: VisionTransformer, grid: Grid) -> VisionTransformer:
+    """A copy with the same weights, in the published way."""
+    copy = VisionTransformer(**encoder.config)
+    copy.load_state_dict(encoder.state_dict())
+    for block in copy.blocks:
+        block.attn = AnewInEveryLayer(block.attn, grid)
+    return copy
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> list[float]:
+    """Median times of both, taken in turns, and the median of their ratios."""
+    ours(), theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
+    return [
+        statistics.median(o for o, _ in pairs),
+        statistics.median(t for _, t in pairs),
+        statistics.median(t / o for o, t in pairs),
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    video = {"frames": 16, "tubelet_size": 2, "positions": "rope_legacy"}
+    cases = {
+        "ViT-Ti/16, 16 x 64 x 64": (vit_tiny(image_size=64, **video), 8, 64),
+        "ViT-Ti/16, 16 x 128 x 128": (vit_tiny(image_size=128, **video), 4, 128),
+        "ViT-S/16, 16 x 224 x 224": (vit_small(image_size=224, **video), 1, 224),
+    }
+    print(f"{options.threads} threads, median of {options.repeats}, float32 and bfloat16\n")
+    print("| model, clip | precision | what | one table, ms | anew, ms | ratio | difference |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (encoder, batch, side) in cases.items():
+        clips = torch.randn(batch, 3, 16, side, side)
+        reference = anew(encoder, encoder.grid(clips))
+        with torch.no_grad():
+            difference = (encoder(clips) - reference(clips)).abs().max().item()
+        for precision in ("float32", "bfloat16"):
+            half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+            def forward(model: nn.Module, clips=clips, half=half) -> None:
+                with torch.no_grad(), half:
+                    model(clips)
+
+            def step(model: nn.Module, clips=clips, half=half) -> None:
+                with half:
+                    loss = model(clips).float().square().mean()
+                loss.backward()
+                model.zero_grad(set_to_none=True)
+
+            for what, work in (("forward", forward), ("training step", step)):
+                ours, theirs, times = ratio(
+                    lambda work=work: work(encoder),
+                    lambda work=work: work(reference),
+                    options.repeats,
+                )
+                print(
+                    f"| {name} | {precision} | {what} | {1e3 * ours:.0f} | {1e3 * theirs:.0f} | "
+                    f"{times:.2f} | {difference:.1e} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
