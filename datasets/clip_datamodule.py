@@ -1,7 +1,8 @@
-"""The LightningDataModule of clips; an image is a clip of one frame."""
+"""The LightningDataModule of clips, and of images beside them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from jaxtyping import Int64
@@ -10,8 +11,10 @@ from torch import Tensor
 from .clip_loaders import EvaluationClipBatches, TrainClipBatches
 from .clips import ClipSet, open_clips
 from .datamodule import DataModule, EvaluationLoader, TrainLoader
-from .images import Split
+from .images import ImageSet, Split, open_images
+from .loaders import TrainBatches
 from .reading import scan
+from .stills import MixedBatches, Stills
 
 
 class ClipDataModule(DataModule[ClipSet]):
@@ -20,6 +23,7 @@ class ClipDataModule(DataModule[ClipSet]):
     Args:
         source: see `open_clips`.
         frames: T of a clip.
+        step, fps, reader: of video files; see `open_clips`.
         image_size: side in pixels; None: the clips' own, where they share one.
         channels: 1 or 3; None: the clips' own.
         batch_size: samples per step and process.
@@ -27,7 +31,9 @@ class ClipDataModule(DataModule[ClipSet]):
         crop_scale: share of the frame's area in a random crop, which all frames of a clip share;
             None: no random crop.
         flip: mirror every second training clip, at random; then right and left are one.
+        stills: images to train on as well, as clips of one frame; null for none.
         clips_per_video: in evaluation, uniform in time.
+        squares_per_clip: in evaluation, uniform along the longer side of the frames.
         workers: processes that read; None: none for clips in memory, else one per processor
             up to 8.
         max_unreadable: largest accepted share of unreadable videos.
@@ -38,13 +44,18 @@ class ClipDataModule(DataModule[ClipSet]):
         *,
         source: str = "sprites",
         frames: int = 16,
+        step: int | None = None,
+        fps: float | None = None,
+        reader: str = "auto",
         image_size: int | None = None,
         channels: int | None = None,
         batch_size: int = 32,
         seed: int = 0,
         crop_scale: tuple[float, float] | None = (0.3, 1.0),
         flip: bool = False,
+        stills: Stills | None = None,
         clips_per_video: int = 1,
+        squares_per_clip: int = 1,
         workers: int | None = None,
         max_unreadable: float = 0.1,
     ) -> None:
@@ -57,13 +68,27 @@ class ClipDataModule(DataModule[ClipSet]):
             workers=workers,
             max_unreadable=max_unreadable,
         )
-        self.frames, self.clips_per_video = frames, clips_per_video
-        self.crop_scale, self.flip = crop_scale, flip
+        self.frames, self.step, self.fps, self.reader = frames, step, fps, reader
+        self.crop_scale, self.flip, self.stills = crop_scale, flip, stills
+        self.clips_per_video, self.squares_per_clip = clips_per_video, squares_per_clip
+
+    @property
+    def views(self) -> int:
+        """Clips of each video in evaluation, one after the other."""
+        return self.clips_per_video * self.squares_per_clip
 
     def open(self, split: Split) -> ClipSet:
         """The videos of a split; some are read, to see whether they can be."""
-        options = {} if self._image_size is None else {"image_size": self._image_size}
-        opened = open_clips(self.source, split, frames=self.frames, **options)
+        opened = open_clips(
+            self.source,
+            split,
+            frames=self.frames,
+            step=self.step,
+            fps=self.fps,
+            image_size=self._image_size,
+            detail=1 / math.sqrt(self.crop_scale[0] if self.crop_scale else 1),
+            reader=self.reader,
+        )
         scan(opened, self.max_unreadable, seed=self.seed)
         return opened
 
@@ -71,32 +96,42 @@ class ClipDataModule(DataModule[ClipSet]):
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
     ) -> TrainLoader:
         """Training batches of one process, from step `start()` on; see `TrainClipBatches`."""
-        batches = TrainClipBatches(
-            self.images("train"),
-            batch_size=self.batch_size,
-            image_size=self.image_size,
-            channels=self.channels,
-            seed=self.seed,
-            crop_scale=self.crop_scale,
-            flip=self.flip,
-            rank=rank,
-            world_size=world_size,
-        )
+        options = {
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "seed": self.seed,
+            "crop_scale": self.crop_scale,
+            "flip": self.flip,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        batches = TrainClipBatches(self.images("train"), **options)
+        if self.stills is not None:
+            images = TrainBatches(self._images_beside(self.stills), **options)
+            batches = MixedBatches(batches, images, weight=self.stills.weight, seed=self.seed)
         return TrainLoader(
             batches, start=start, workers=self.workers, max_unreadable=self.max_unreadable
         )
 
+    def _images_beside(self, stills: Stills) -> ImageSet:
+        """The training images, checked for unreadable ones."""
+        opened = open_images(stills.source, "train", image_size=self.image_size)
+        scan(opened, self.max_unreadable, seed=self.seed)
+        return opened
+
     def evaluation_loader(
         self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 64
     ) -> EvaluationLoader:
-        """A split in order, or the videos `rows` of it: `clips_per_video` clips of each, one
-        after the other, without augmentation; see `EvaluationClipBatches`."""
+        """A split in order, or the videos `rows` of it: the `views` of each, one after the other,
+        without augmentation; see `EvaluationClipBatches`."""
         batches = EvaluationClipBatches(
             self.images(split),
             batch_size=batch_size,
             image_size=self.image_size,
             channels=self.channels,
             rows=rows,
-            views=self.clips_per_video,
+            times=self.clips_per_video,
+            squares=self.squares_per_clip,
         )
         return EvaluationLoader(batches, workers=self.workers, max_unreadable=self.max_unreadable)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 from jepa.seeds import derive
 
@@ -24,8 +25,8 @@ from .transforms import apply_seeded, eval_transform, pretrain_transform, to_cha
 
 
 class ClipBatch(NamedTuple):
-    """images uint8; labels; what is wrong with each video that was skipped for this batch; the
-    index of each clip's video in its set."""
+    """images uint8; labels; what is wrong with each video that was skipped for this batch; rows,
+    the index in its set of what each clip was taken from."""
 
     images: UInt8[Tensor, "B C T S S"]
     labels: Int64[Tensor, " B"]
@@ -48,6 +49,8 @@ class TrainClipBatches(Batches):
         flip: mirror every second clip, at random: right becomes left, also in what moves.
         rank, world_size: which part of the global batch of B * world_size samples.
     """
+
+    noun = "videos"
 
     def __init__(
         self,
@@ -115,19 +118,23 @@ class TrainClipBatches(Batches):
 
 
 class EvaluationClipBatches(CountedBatches):
-    """The videos in order, `views` clips of each one after the other, without augmentation.
+    """The videos in order, all views of each one after the other, without augmentation.
 
     The clips of a video are uniform in time, from its first to its last possible one; a single
-    one is from the middle. Unreadable videos are left out and named.
+    one is from the middle. Of each clip, squares of the frames' shorter side are cut, uniform
+    along the longer side; a single one from the middle. Unreadable videos are left out and named.
 
     Args:
         clips: what to evaluate on.
-        batch_size: clips per batch, up to a whole number of videos.
+        batch_size: views per batch, up to a whole number of videos.
         image_size: side S of the result, in pixels.
         channels: of the result, 1 or 3.
         rows: indices of the videos to take; None: all.
-        views: clips of each video.
+        times: clips of each video.
+        squares: of each clip; there are times * squares views of a video.
     """
+
+    noun = "videos"
 
     def __init__(
         self,
@@ -137,18 +144,19 @@ class EvaluationClipBatches(CountedBatches):
         image_size: int,
         channels: int,
         rows: Int64[Tensor, " rows"] | None = None,
-        views: int = 1,
+        times: int = 1,
+        squares: int = 1,
     ) -> None:
-        if batch_size < 1 or views < 1:
+        if min(batch_size, times, squares) < 1:
             raise ValueError(
-                f"batch_size and clips per video are at least 1; got {batch_size} and {views}"
+                "batch size, clips per video and squares per clip are at least 1; "
+                f"got {batch_size}, {times}, {squares}"
             )
-        self.clips, self.image_size, self.channels, self.views = clips, image_size, channels, views
-        self.videos = max(1, batch_size // views)
+        self.clips, self.image_size, self.channels = clips, image_size, channels
+        self.times, self.squares, self.views = times, squares, times * squares
+        self.videos = max(1, batch_size // self.views)
         self.rows = torch.arange(len(clips)) if rows is None else rows
-        self.transform = eval_transform(
-            image_size, given=clips.size, channels=(clips.channels, channels)
-        )
+        self.recolour = to_channels(clips.channels, channels)
 
     @property
     def total(self) -> int:
@@ -161,21 +169,31 @@ class EvaluationClipBatches(CountedBatches):
     def __getitem__(self, batch: int) -> ClipBatch:
         rows = self.rows[batch * self.videos : (batch + 1) * self.videos]
         if isinstance(self.clips, InMemoryClips):
-            rows = rows.repeat_interleave(self.views)
-            pixels = frames_first(self.transform, self.clips.images[rows])
-            return ClipBatch(pixels, self.clips.labels[rows], [], rows)
+            rows = rows.repeat_interleave(self.times)
+            views = self._seen(self.clips.images[rows])
+            rows = rows.repeat_interleave(self.squares)
+            return ClipBatch(views, self.clips.labels[rows], [], rows)
         shape = (0, self.channels, self.clips.frames, self.image_size, self.image_size)
-        clips, read, unreadable = [torch.empty(shape, dtype=torch.uint8)], [], []
+        seen, read, unreadable = [torch.empty(shape, dtype=torch.uint8)], [], []
         for row in rows.tolist():
             try:
-                views = [self.clips.clip(row, float(at)) for at in uniform_in_time(self.views)]
+                clips = [self.clips.clip(row, at) for at in evenly(self.times)]
             except UnreadableImageError as problem:
                 unreadable.append(str(problem))
                 continue
-            clips += [frames_first(self.transform, view[None]) for view in views]
+            seen += [self._seen(clip[None]) for clip in clips]
             read += [row] * self.views
         rows = torch.tensor(read, dtype=torch.int64)
-        return ClipBatch(torch.cat(clips), self.clips.labels[rows], unreadable, rows)
+        return ClipBatch(torch.cat(seen), self.clips.labels[rows], unreadable, rows)
+
+    def _seen(self, clips: UInt8[Tensor, "B C T H W"]) -> UInt8[Tensor, "V D T S S"]:
+        """The squares of each clip, one after the other, in the channels that are wanted."""
+        side = self.image_size
+        frames = resize(clips.transpose(1, 2), [side], antialias=True)
+        slack = frames.shape[-2] - side, frames.shape[-1] - side
+        corners = [(round(at * slack[0]), round(at * slack[1])) for at in evenly(self.squares)]
+        cut = [frames[..., y : y + side, x : x + side] for y, x in corners]
+        return self.recolour(torch.stack(cut, 1).flatten(0, 1)).transpose(1, 2)
 
 
 def frames_first(
@@ -185,6 +203,6 @@ def frames_first(
     return transform(clips.transpose(1, 2)).transpose(1, 2)
 
 
-def uniform_in_time(views: int) -> Float[Tensor, " views"]:
-    """Positions from the first clip of a video, 0, to the last, 1; of a single one 0.5."""
-    return torch.linspace(0, 1, views) if views > 1 else torch.tensor([0.5])
+def evenly(count: int) -> list[float]:
+    """Positions from the first possible, 0, to the last, 1; a single one in the middle."""
+    return [i / (count - 1) for i in range(count)] if count > 1 else [0.5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .images import Split, UnreadableImageError, fingerprint
+from .images import Split, UnreadableImageError, fingerprint, parse_source
 
 
 class UnreadableVideoError(UnreadableImageError):
@@ -82,15 +83,58 @@ class InMemoryClips(ClipSet):
         return f"{self.title}[{index}]"
 
 
-def open_clips(source: str, split: Split, *, frames: int = 16, image_size: int = 32) -> ClipSet:
+def open_clips(
+    source: str,
+    split: Split,
+    *,
+    frames: int = 16,
+    step: int | None = None,
+    fps: float | None = None,
+    image_size: int | None = None,
+    detail: float = 1.0,
+    reader: str = "auto",
+) -> ClipSet:
     """The training or test clips of a source.
 
     Args:
-        source: `sprites` (made).
+        source: `sprites` and `motions` (made, need nothing), `videos:DIR` (one folder per class,
+            optionally below train/ and test/ or val/), `frames:DIR` (the same with folders of
+            images), `list:FILE` (lines of path, space, label), `csv:FILE`; see `video_files`.
         split: which half; no video is in both.
         frames: T of a clip.
-        image_size: side of the clips that are made, in pixels.
-    """
-    from . import sprites
+        step, fps: of files: every step-th frame, or the nearest to so many a second; if neither
+            is given every 4th frame.
+        image_size: side of the clips that are made, in pixels; None: 32. Files give their
+            frames at their own aspect.
+        detail: larger frames of files are shrunk to a shorter side of detail * image_size while
+            being read; without image_size they stay as stored.
+        reader: of video files: auto, decord, pyav or torchcodec.
 
-    return sprites.sprites(split, frames=frames, image_size=image_size)
+    Raises:
+        ValueError: no such form of source; step or fps where they mean nothing; malformed files.
+        FileNotFoundError: its files are not there.
+    """
+    from . import motions, sprites
+    from .clip_times import ClipTimes
+    from .videos import Kind, video_files
+
+    made = {"sprites": sprites.sprites, "motions": motions.motions}
+    kinds: dict[str, Kind] = {
+        "videos:DIR": "videos",
+        "list:FILE": "list",
+        "csv:FILE": "csv",
+        "frames:DIR": "frames",
+    }
+    form, place = parse_source(source, split, (*made, *kinds), "clip")
+    if form in made:
+        if step is not None or fps is not None:
+            raise ValueError(f"step and fps are for files; {form} are made frame by frame")
+        return made[form](split, frames=frames, image_size=image_size or 32)
+    return video_files(
+        kinds[form],
+        place,
+        split,
+        times=ClipTimes(frames, step=4 if step is None and fps is None else step, fps=fps),
+        size=None if image_size is None else math.ceil(detail * image_size),
+        reader=reader,
+    )

@@ -56,7 +56,7 @@ class TrainLoader:
         max_unreadable: float = 0.1,
     ) -> None:
         self.batches, self.start, self.workers = batches, start, workers
-        self.unreadable = UnreadableTally(batches.total, max_unreadable)
+        self.unreadable = UnreadableTally(batches.total, max_unreadable, batches.noun)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in batch_loader(self.batches, itertools.count(self.start()), self.workers):
@@ -71,7 +71,7 @@ class EvaluationLoader:
         self, batches: CountedBatches, *, workers: int = 0, max_unreadable: float = 0.1
     ) -> None:
         self.batches, self.workers = batches, workers
-        self.unreadable = UnreadableTally(batches.total, max_unreadable)
+        self.unreadable = UnreadableTally(batches.total, max_unreadable, batches.noun)
 
     def __len__(self) -> int:
         return len(self.batches)

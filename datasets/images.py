@@ -113,31 +113,34 @@ def open_images(source: str, split: Split, *, image_size: int = 32) -> ImageSet:
     """
     from . import folders, idx, photographs, torchvision_sets
 
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
     openers: dict[str, Callable[[str], ImageSet]] = {
         "photographs": lambda _: photographs.photographs(split, image_size=image_size),
         "fashion-mnist": lambda _: idx.fashion_mnist(split),
-        "idx": lambda place: idx.idx_images(place, split),
-        "folder": lambda place: folders.folder_images(place, split),
-        "torchvision": lambda place: torchvision_sets.torchvision_images(place, split),
+        "idx:DIR": lambda place: idx.idx_images(place, split),
+        "folder:DIR": lambda place: folders.folder_images(place, split),
+        "torchvision:NAME[:ROOT]": lambda place: torchvision_sets.torchvision_images(place, split),
     }
-    form, _, place = source.partition(":")
-    if form not in openers or bool(place) != (form in ("idx", "folder", "torchvision")):
-        forms = (
-            "photographs",
-            "fashion-mnist",
-            "idx:DIR",
-            "folder:DIR",
-            "torchvision:NAME[:ROOT]",
-        )
-        near = difflib.get_close_matches(form, list(openers), n=1, cutoff=0.0)[0]
-        meant = next(f for f in forms if f.partition(":")[0] == near)
-        raise ValueError(
-            f"unknown image source {source!r}: expected one of {', '.join(forms)}. "
-            f"Did you mean {meant}?"
-        )
+    form, place = parse_source(source, split, tuple(openers), "image")
     return openers[form](place)
+
+
+def parse_source(source: str, split: Split, forms: Sequence[str], kind: str) -> tuple[str, str]:
+    """The form of a source and the place that it names: `folder:pets` is ("folder:DIR", "pets").
+
+    Raises ValueError for what has none of the forms, and for a split that does not exist.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
+    start, _, place = source.partition(":")
+    by_start = {form.partition(":")[0]: form for form in forms}
+    form = by_start.get(start)
+    if form is None or bool(place) != (":" in form):
+        near = difflib.get_close_matches(start, list(by_start), n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"unknown {kind} source {source!r}: expected one of {', '.join(forms)}. "
+            f"Did you mean {by_start[near]}?"
+        )
+    return form, place
 
 
 def label_tensor(labels: Sequence[int] | np.ndarray | Tensor) -> Int64[Tensor, " n"]:

@@ -32,7 +32,12 @@ class ImageBatch(NamedTuple):
 
 
 class Batches(Dataset):
-    """Batches by number, each with a list `unreadable` of what was wrong with its samples."""
+    """Batches by number, each with a list `unreadable` of what was wrong with its samples.
+
+    noun: what messages call the samples.
+    """
+
+    noun: str
 
     @property
     @abstractmethod
@@ -63,6 +68,8 @@ class TrainBatches(Batches):
         flip: mirror every second image, at random.
         rank, world_size: which part of the global batch of B * world_size samples.
     """
+
+    noun = "images"
 
     def __init__(
         self,
@@ -133,6 +140,8 @@ class EvaluationBatches(CountedBatches):
         channels: of the result, 1 or 3.
         rows: indices of the images to take; None: all.
     """
+
+    noun = "images"
 
     def __init__(
         self,

@@ -73,10 +73,11 @@ def pretrain_transform(
 
 def apply_seeded(
     transform: nn.Module, images: Iterable[Tensor], seeds: Iterable[int]
-) -> list[UInt8[Tensor, "C S S"]]:
-    """`transform` of each image under its own seed; torch's global generator is left as it was.
+) -> list[UInt8[Tensor, "*T C S S"]]:
+    """`transform` of each image, or of each clip with its frames first, under its own seed.
 
-    torchvision's transforms draw from the processor's global generator and from no other.
+    torch's global generator is left as it was; torchvision's transforms draw from the
+    processor's global one and from no other.
     """
     state = torch.get_rng_state()
     try:
