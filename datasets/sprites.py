@@ -117,7 +117,7 @@ def sprites(
     *,
     frames: int = 16,
     image_size: int = 32,
-    clutter: float = 20.0,
+    clutter: float = 5.0,
     seed: int = 0,
 ) -> InMemoryClips:
     """10,000 training and 2,000 test clips of a grey sprite that moves over a still photograph.
