@@ -1,7 +1,9 @@
 """Rotary positions: one table for all layers, against computing them anew in every layer.
 
-Forward pass and training step of a V-JEPA 2 encoder, the same weights, the same clips, the same
-output; the attention's product is the same on both sides. Prints a Markdown table.
+Forward pass over whole clips, and training step on masked contexts (V-JEPA's long- and short-range
+masks), of a V-JEPA 2 encoder: the same weights, the same clips, the same output; everything but the
+positions is the same code on both sides. As in the release, the reference works out the angles of
+kept tokens for every clip and every head. Prints a Markdown table.
 
     python benchmarks/rope.py --threads 2
 """
@@ -12,12 +14,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from jepa import seeds
 from jepa.blocks import attend
 from jepa.encoder import VisionTransformer, vit_small, vit_tiny
+from jepa.masks_video import MaskGroups
 from jepa.shapes import Grid
 
 
@@ -26,7 +32,8 @@ def turn_axis(x: Tensor, position: Tensor) -> Tensor:
     channels = x.shape[-1]
     omega = torch.arange(channels // 2, dtype=x.dtype, device=x.device) / (channels / 2)
     angle = position[..., None] * (1.0 / 10000**omega)
-    sin, cos = angle.sin().repeat(1, 2), angle.cos().repeat(1, 2)
+    tiled = (*(1,) * position.ndim, 2)
+    sin, cos = angle.sin().repeat(tiled), angle.cos().repeat(tiled)
     pairs = x.unflatten(-1, (-1, 2))
     first, second = pairs.unbind(-1)
     return x * cos + torch.stack((-second, first), dim=-1).flatten(-2) * sin
@@ -35,9 +42,10 @@ def turn_axis(x: Tensor, position: Tensor) -> Tensor:
 class AnewInEveryLayer(nn.Module):
     """Attention that works out every token's place and angles itself, for q and for k."""
 
-    def __init__(self, attention: nn.Module, grid: Grid) -> None:
+    def __init__(self, attention: Any, grid: Grid) -> None:
         super().__init__()
         self.attention, self.grid = attention, grid
+        self.keep: Tensor | None = None  # [B, K]
 
     def forward(self, x: Tensor, rope: object = None) -> Tensor:
         attention = self.attention
@@ -45,6 +53,8 @@ class AnewInEveryLayer(nn.Module):
         qkv = attention.qkv(x).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         token = torch.arange(x.shape[1], device=x.device)
+        if self.keep is not None:
+            token = self.keep[:, None].repeat(1, attention.num_heads, 1)
         places = (token // (h * w), token % (h * w) // w, token % w)
         each = 2 * (q.shape[-1] // 3 // 2)
 
@@ -67,6 +77,14 @@ def anew(encoder: VisionTransformer, grid: Grid) -> VisionTransformer:
     return copy
 
 
+def masked(encoder: nn.Module, clips: Tensor, keep: Tensor | None) -> Tensor:
+    """The encoder on the kept tokens; the reference's layers are told which they are."""
+    for layer in encoder.modules():
+        if isinstance(layer, AnewInEveryLayer):
+            layer.keep = keep
+    return encoder(clips, keep)
+
+
 def seconds(work: Callable[[], object]) -> float:
     """Of one call."""
     began = time.perf_counter()
@@ -76,7 +94,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> list[float]:
     """Median times of both, taken in turns, and the median of their ratios."""
-    ours(), theirs()
+    ours()
+    theirs()
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
     return [
         statistics.median(o for o, _ in pairs),
@@ -87,7 +106,7 @@ def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Rotary positions, made once or in every layer.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
@@ -104,25 +123,33 @@ def main() -> None:
     for name, (encoder, batch, side) in cases.items():
         clips = torch.randn(batch, 3, 16, side, side)
         reference = anew(encoder, encoder.grid(clips))
+        drawn = MaskGroups().sample(encoder.grid(clips), batch, seeds.generator(0, name))
+        contexts = [masks.context for masks in drawn]
         with torch.no_grad():
-            difference = (encoder(clips) - reference(clips)).abs().max().item()
+            differences = [(encoder(clips) - reference(clips)).abs().max()]
+            differences += [
+                (encoder(clips, keep) - masked(reference, clips, keep)).abs().max()
+                for keep in contexts
+            ]
+        difference = max(differences).item()
         for precision in ("float32", "bfloat16"):
             half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
             def forward(model: nn.Module, clips=clips, half=half) -> None:
                 with torch.no_grad(), half:
-                    model(clips)
+                    masked(model, clips, None)
 
-            def step(model: nn.Module, clips=clips, half=half) -> None:
-                with half:
-                    loss = model(clips).float().square().mean()
-                loss.backward()
+            def step(model: nn.Module, clips=clips, half=half, contexts=contexts) -> None:
+                for keep in contexts:
+                    with half:
+                        loss = masked(model, clips, keep).float().square().mean()
+                    loss.backward()
                 model.zero_grad(set_to_none=True)
 
             for what, work in (("forward", forward), ("training step", step)):
                 ours, theirs, times = ratio(
-                    lambda work=work: work(encoder),
-                    lambda work=work: work(reference),
+                    partial(work, encoder),
+                    partial(work, reference),
                     options.repeats,
                 )
                 print(

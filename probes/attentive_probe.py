@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .attentive import AttentiveHead
 from .attentive_fit import Fitting, Loss, Rate, new_head, outputs_of, train
-from .linear import split
+from .splits import split
 
 log = logging.getLogger(__name__)
 

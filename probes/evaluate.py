@@ -13,7 +13,8 @@ from jepa.seeds import derive
 from .features import Encoder, FeatureTable, Precision, extract, poolings_of
 from .intervals import wilson
 from .knn import KNNProbe
-from .linear import LinearProbe, split
+from .linear import LinearProbe
+from .splits import folds
 
 
 def evaluate_frozen(
@@ -95,12 +96,13 @@ def _held_out_knn(
     k: int,
     seed: int,
 ) -> float:
-    """Accuracy on a held-out part of the training set; at most 20,000 rows are used."""
-    bank, held_out = split(labels, 20_000, _int32(seed), groups)
-    if len(held_out) == 0:
-        return 0.0
-    probe = KNNProbe(k=k).fit(features[bank], labels[bank])
-    return float((probe.predict(features[held_out]) == labels[held_out]).mean())
+    """Accuracy on held-out parts of the training set; at most 20,000 rows are used."""
+    right, rows = 0, 0
+    for bank, held_out in folds(labels, 20_000, _int32(seed), groups):
+        probe = KNNProbe(k=k).fit(features[bank], labels[bank])
+        right += int((probe.predict(features[held_out]) == labels[held_out]).sum())
+        rows += len(held_out)
+    return right / max(rows, 1)
 
 
 def _int32(seed: int) -> int:

@@ -10,16 +10,17 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
+
+from .splits import folds
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     iterations; the two large products are in the precision of X, everything else in float64.
 
     C, unless given, is chosen on training data only. A stratified fifth is held out (whole groups,
-    if `fit` is given groups: near-copies of a training row would praise too weak a penalty); the
-    grid is fitted on the rest (to ten times `tol`), from the strongest penalty to the weakest, each
-    starting at the last optimum, until two in a row are worse than the best so far; the C with
-    the best held-out accuracy (the smallest of equals) is refitted on everything. With more than
-    `selection_size` rows the grid uses a stratified draw of that many. Where nothing can be held
-    out (classes of fewer than five rows), C is 1.
+    if `fit` is given groups: near-copies of a training row would praise too weak a penalty), of
+    small sets each fifth in turn (see `folds`). The grid is fitted on the rest (to ten times
+    `tol`), from the strongest penalty to the weakest, each starting at the last optimum, until
+    two in a row are worse than the best so far; the C with the best held-out accuracy (the
+    smallest of equals) is refitted on everything. With more than `selection_size` rows the grid
+    uses a stratified draw of that many. Where nothing can be held out (classes of fewer than five
+    rows), C is 1.
 
     Args:
         C: inverse strength of the penalty, as in scikit-learn; None: chosen.
@@ -105,18 +107,22 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self, X: np.ndarray, codes: np.ndarray, groups: np.ndarray | None
     ) -> dict[float, float]:
         """Held-out accuracy for every C of the grid."""
-        fitted, held_out = split(codes, self.selection_size, self.random_state, groups)
-        if len(held_out) == 0:
+        parts = folds(codes, self.selection_size, self.random_state, groups)
+        if not parts:
             log.warning("too few rows in every class to hold some out: C = 1 is used")
             return {}
-        problem = _Problem(X[fitted], codes[fitted], len(self.classes_))
-        theta = torch.zeros(problem.shape, dtype=torch.float64)
+        problems = [_Problem(X[fitted], codes[fitted], len(self.classes_)) for fitted, _ in parts]
+        thetas = [torch.zeros(problem.shape, dtype=torch.float64) for problem in problems]
+        rows = sum(len(held_out) for _, held_out in parts)
         accuracy = {}
         for c in sorted(self.grid):
-            theta, _ = problem.solve(theta, c, 10 * self.tol, self.max_iter)
-            weights, intercept = (part.numpy() for part in problem.unstandardised(theta))
-            guessed = _all_columns(X[held_out] @ weights.T + intercept).argmax(dim=1).numpy()
-            accuracy[float(c)] = float((guessed == codes[held_out]).mean())
+            right = 0
+            for i, (problem, (_, held_out)) in enumerate(zip(problems, parts, strict=True)):
+                thetas[i], _ = problem.solve(thetas[i], c, 10 * self.tol, self.max_iter)
+                weights, intercept = (part.numpy() for part in problem.unstandardised(thetas[i]))
+                guessed = _all_columns(X[held_out] @ weights.T + intercept).argmax(dim=1).numpy()
+                right += int((guessed == codes[held_out]).sum())
+            accuracy[float(c)] = right / rows
             if max(list(accuracy.values())[-2:]) < max(accuracy.values()):
                 break
         return accuracy
@@ -136,52 +142,6 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         """The most probable class."""
         winner = _all_columns(self.decision_function(X)).argmax(dim=1).numpy()
         return self.classes_[winner]
-
-
-def split(
-    codes: Int64[np.ndarray, "n"],
-    most: int,
-    random_state: int | np.random.RandomState | None,
-    groups: Int64[np.ndarray, "_"] | None = None,
-) -> tuple[Int64[np.ndarray, "fitted"], Int64[np.ndarray, "held"]]:
-    """Stratified rows to fit on and to hold out: of each class four fifths and one fifth.
-
-    At most about `most` rows in total, the classes in their proportions; a class of fewer than
-    five rows holds none out. With `groups`, whole groups are held out, about a fifth of each
-    class's rows (scikit-learn's StratifiedGroupKFold); a group without which nothing of some
-    class would be left is fitted on.
-    """
-    if groups is not None and len(groups) != len(codes):
-        raise ValueError(f"expected one group per row, {len(codes)}; got {len(groups)}")
-    random = check_random_state(random_state)
-    share = min(1.0, most / len(codes))
-    fitted, held_out = [], []
-    for code in np.unique(codes):
-        rows = random.permutation(np.flatnonzero(codes == code))
-        rows = rows[: max(2, round(share * len(rows)))]
-        fitted.append(rows[len(rows) // 5 :])
-        held_out.append(rows[: len(rows) // 5])
-    if groups is None:
-        return np.sort(np.concatenate(fitted)), np.sort(np.concatenate(held_out))
-    rows = np.sort(np.concatenate(fitted + held_out))
-    held = _grouped_fifth(codes[rows], groups[rows], random)
-    return rows[~held], rows[held]
-
-
-def _grouped_fifth(
-    codes: np.ndarray, groups: np.ndarray, random: np.random.RandomState
-) -> np.ndarray:
-    """True on the rows of the groups that are held out."""
-    held = np.zeros(len(codes), dtype=bool)
-    if len(np.unique(groups)) < 5:
-        return held
-    folds = StratifiedGroupKFold(5, shuffle=True, random_state=random)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class of fewer rows than folds
-        held[next(folds.split(codes, codes, groups))[1]] = True
-    for code in np.setdiff1d(codes, codes[~held]):
-        held[np.isin(groups, groups[codes == code])] = False
-    return held
 
 
 def _all_columns(logits: np.ndarray | Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .intervals import Interval, bootstrap
-from .linear import split
+from .splits import split
 
 PENALTIES = tuple(10.0**k for k in range(-2, 6))
 

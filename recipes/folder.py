@@ -19,7 +19,8 @@ def claim(out: Path, *, resume: bool, config: str) -> None:
     """Make `out` this run's folder, and write the whole configuration into it.
 
     Raises:
-        FileExistsError: the folder is not empty, and the run is not a resumed one.
+        FileExistsError: the folder is not empty, and the run is not a resumed one, or it does not
+            tell what run it holds.
         ValueError: a resumed run has another configuration than it began with, or the disk
             is full.
     """
@@ -28,7 +29,12 @@ def claim(out: Path, *, resume: bool, config: str) -> None:
         raise FileExistsError(
             f"{out} is not empty. To go on with that run: --resume; for a new one: another --out"
         )
-    if occupied and (out / CONFIG).is_file():
+    if occupied and not (out / CONFIG).is_file():
+        raise FileExistsError(
+            f"{out} is not empty, and has no {CONFIG}: no run to go on with. Give another --out, or "
+            "remove the folder"
+        )
+    if occupied:
         changed = differences((out / CONFIG).read_text(), config)
         if changed:
             raise ValueError(

@@ -12,7 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from jepa.probes.linear import LinearProbe, split
+from jepa.probes.linear import LinearProbe
+from jepa.probes.splits import folds, split
 
 
 def correlated(n, d, classes, seed=0):
@@ -90,6 +91,20 @@ def test_groups_are_held_out_whole():
     held = np.bincount(codes[held_out], minlength=3)
     assert 10 <= held[0] <= 30
     assert held[2] == 0, "a class of one group cannot hold any out"
+
+
+def test_small_sets_hold_out_every_fifth_in_turn_and_large_ones_one():
+    codes = np.arange(500) % 4
+    groups = np.arange(500) // 7
+    for given in (None, groups):
+        parts = folds(codes, 10_000, 0, given)
+        assert len(parts) == 5
+        held = np.concatenate([held_out for _, held_out in parts])
+        np.testing.assert_array_equal(np.sort(held), np.arange(500))
+        for fitted, held_out in parts:
+            assert set(fitted).isdisjoint(held_out)
+            assert len(fitted) + len(held_out) == 500
+    assert len(folds(np.arange(20_000) % 4, 20_000, 0)) == 1
 
 
 def test_groups_that_span_classes_are_held_out_whole():

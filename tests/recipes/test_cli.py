@@ -152,6 +152,16 @@ def test_a_run_from_yaml_then_refused_then_resumed_and_extended_by_init_from(
     assert load_frozen_encoder(other).fingerprint() != before
 
 
+def test_a_checkpoint_without_its_configuration_is_not_taken_up(capsys, config, tmp_path):
+    """A killed run may leave a last.ckpt behind in a folder that was then removed."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "last.ckpt").write_bytes(b"another run's")
+    status, printed = failing(capsys, "pretrain", f"--config={config}", f"--out={out}", "--resume")
+    assert status == 1
+    assert "no run to go on with" in printed
+
+
 def test_same_seed_same_weights_other_seed_other_weights(config, tmp_path):
     prints = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
