@@ -31,8 +31,8 @@ def claim(out: Path, *, resume: bool, config: str) -> None:
         )
     if occupied and not (out / CONFIG).is_file():
         raise FileExistsError(
-            f"{out} is not empty, and has no {CONFIG}: no run to go on with. Give another --out, or "
-            "remove the folder"
+            f"{out} is not empty, and has no {CONFIG}: no run to go on with. "
+            "Give another --out, or remove the folder"
         )
     if occupied:
         changed = differences((out / CONFIG).read_text(), config)
