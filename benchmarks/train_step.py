@@ -15,6 +15,7 @@ import torch
 
 from jepa import seeds
 from jepa.encoder import VisionTransformer, vit_tiny
+from jepa.losses import VarianceCovariance
 from jepa.masks import MultiBlockMasks
 from jepa.model import JEPA
 from jepa.predictor import Predictor
@@ -25,7 +26,8 @@ def fashion_mnist() -> tuple[JEPA, MultiBlockMasks, int]:
     """The model of recipes/configs/ijepa_fashion_mnist.yaml: model, masks, batch."""
     encoder = VisionTransformer(image_size=28, patch_size=7, channels=1, dim=128, depth=4, heads=2)
     predictor = Predictor(encoder.dim, encoder.native_grid, dim=64, depth=2, heads=2)
-    return JEPA(encoder=encoder, predictor=predictor), MultiBlockMasks(min_keep=4), 64
+    model = JEPA(encoder=encoder, predictor=predictor, regulariser=VarianceCovariance())
+    return model, MultiBlockMasks(min_keep=8), 32
 
 
 def vit_tiny_224() -> tuple[JEPA, MultiBlockMasks, int]:
@@ -69,7 +71,7 @@ def measure(
         kept, blocks, size = drawn.context.shape[1], *drawn.targets.shape[1:]
         tokens.append(batch * (grid[0] * grid[1] + kept + blocks * (kept + size)))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = forward(images, drawn).losses["prediction"]
+            loss = torch.stack(list(forward(images, drawn).losses.values())).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
