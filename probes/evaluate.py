@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from jepa.frozen import FrozenEncoder
 from jepa.seeds import derive
 
-from .features import Encoder, FeatureTable, Precision, extract, poolings_of
+from .features import GRID, Encoder, FeatureTable, Precision, extract, poolings_of
 from .intervals import wilson
 from .knn import KNNProbe
 from .linear import LinearProbe
@@ -46,10 +47,12 @@ def evaluate_frozen(
         {"metrics": {name: {"value", "low", "high"}}, "chosen": {probe: pooling}, "held_out":
         {"probe/pooling": accuracy}, "C": {pooling: C}, "images": {"train", "test"}}. Metrics are
         `linear_top1` and `knn_top1`, of the pooling that was best on held-out training images,
-        and `linear_top1/last`, `knn_top1/last4`, ... for all; 95 % Wilson intervals.
+        and `linear_top1/last`, `knn_top1/last4`, ... for all; 95 % Wilson intervals. kNN, which
+        needs no training, is also measured on `grid4`, where places matter.
     """
+    poolings = [*poolings_of(encoder), *([GRID] if isinstance(encoder, FrozenEncoder) else [])]
     tables = [
-        extract(encoder, loader, tuple(poolings_of(encoder)), cache=cache, data=name,
+        extract(encoder, loader, poolings, cache=cache, data=name,
                 precision=precision, progress=progress)
         for loader, name in zip((train_loader, test_loader), data or (None, None), strict=True)
     ]  # fmt: skip
@@ -67,17 +70,20 @@ def evaluate_tables(
     """`evaluate_frozen` on tables that are there already."""
     metrics, held_out, strengths = {}, {}, {}
     for pooling, features in train.features.items():
-        linear = LinearProbe(random_state=_int32(seed)).fit(features, train.labels, groups)
-        knn = KNNProbe(k=k).fit(features, train.labels)
-        strengths[pooling] = linear.C_
-        held_out[f"linear/{pooling}"] = max(linear.held_out_.values(), default=0.0)
+        probes: dict[str, LinearProbe | KNNProbe] = {}
+        probes["knn"] = KNNProbe(k=k).fit(features, train.labels)
         held_out[f"knn/{pooling}"] = _held_out_knn(features, train.labels, groups, k, seed)
-        for name, probe in (("linear", linear), ("knn", knn)):
+        if pooling != GRID:
+            linear = LinearProbe(random_state=_int32(seed)).fit(features, train.labels, groups)
+            probes["linear"], strengths[pooling] = linear, linear.C_
+            held_out[f"linear/{pooling}"] = max(linear.held_out_.values(), default=0.0)
+        for name, probe in probes.items():
             right = int((probe.predict(test.features[pooling]) == test.labels).sum())
             metrics[f"{name}_top1/{pooling}"] = wilson(right, len(test.labels))._asdict()
     chosen = {}
     for probe in ("linear", "knn"):
-        scores = {pooling: held_out[f"{probe}/{pooling}"] for pooling in train.features}
+        tried = [p for p in train.features if f"{probe}/{p}" in held_out]
+        scores = {pooling: held_out[f"{probe}/{pooling}"] for pooling in tried}
         chosen[probe] = max(scores, key=scores.__getitem__)
         metrics[f"{probe}_top1"] = metrics[f"{probe}_top1/{chosen[probe]}"]
     return {

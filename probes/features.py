@@ -20,16 +20,19 @@ import torch
 from jaxtyping import Float, Float16, Int64, Num, UInt8
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional as F
 
 import jepa
 from jepa.frozen import FrozenEncoder
 from jepa.seeds import derive
+from jepa.shapes import Grid
 
 log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 
 TOKENS = "tokens"  # the pooling that does not pool: every token of the final layer, in float16
+GRID = "grid4"  # the final layer, averaged over each cell of a 4x4 grid
 
 
 @runtime_checkable
@@ -129,7 +132,7 @@ def pooled(
     Args:
         batches: anything whose first two items are images [B, C, H, W] or clips [B, C, T, H, W],
             and labels [B]; a field `rows` tells the index of each in its data set.
-        poolings: of `poolings_of(encoder)`, or `tokens`.
+        poolings: of `poolings_of(encoder)`, or `tokens`, or `grid4` of a FrozenEncoder.
         precision: bfloat16 runs the encoder under autocast; the type of the features is the same.
 
     Raises:
@@ -137,6 +140,9 @@ def pooled(
             finite.
     """
     known = poolings_of(encoder) | {TOKENS: encoder.layer_names[-1:]}
+    if isinstance(encoder, FrozenEncoder):
+        known[GRID] = known[TOKENS]
+    grid_of = getattr(encoder, "grid", None)
     unknown = [name for name in poolings if name not in known]
     if unknown:
         raise ValueError(f"no pooling {unknown} of {encoder.name}; it has {list(known)}")
@@ -149,6 +155,7 @@ def pooled(
             tokens = encoder.layers(batch[0].to(device), layers)
         features = {
             name: _in_half(tokens[names[0]]) if name == TOKENS
+            else _on_grid(tokens[names[0]], grid_of(batch[0])) if name == GRID and grid_of
             else torch.cat([tokens[n].float().mean(dim=1) for n in names], 1)
             for name, names in wanted.items()
         }  # fmt: skip
@@ -160,6 +167,12 @@ def pooled(
             indices["rows"] = rows
         columns = features | {name: torch.as_tensor(i).long() for name, i in indices.items()}
         yield {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def _on_grid(tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B E"]:
+    """Mean over each cell of a 4x4 grid, and over time; the cells side by side, E = 16 D."""
+    planes = tokens.float().transpose(1, 2).unflatten(2, (-1, *grid[-2:])).mean(dim=2)
+    return F.adaptive_avg_pool2d(planes, (4, 4)).flatten(1)
 
 
 def _in_half(tokens: Float[Tensor, "B N D"]) -> Float16[Tensor, "B N D"]:

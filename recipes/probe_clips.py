@@ -19,7 +19,7 @@ from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.clips import ClipSet
 from ..datasets.images import Split
 from ..probes.attentive_probe import AttentiveProbe, AttentiveRegressor
-from ..probes.features import TOKENS, Encoder, RawPixels, extract, poolings_of, random_encoder
+from ..probes.features import TOKENS, Encoder, extract, poolings_of, random_encoder
 from ..probes.frames import FrameByFrame, MiddleFrame
 from ..probes.intervals import wilson
 from ..probes.knn import KNNProbe
@@ -84,12 +84,11 @@ def measure_clips(
     """Metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
 
     `<label>_top1` and `<target>_r2` are the attentive probe's; `.../linear` (mean-pooled) and
-    `.../knn` stand beside. Baselines: raw pixels (linear only), the same architecture with random
-    weights, and an image encoder `single_frame`: on every frame on its own, the probe then sees
+    `.../knn` stand beside. Baselines: the same architecture with random weights,
+    and an image encoder `single_frame`: on every frame on its own, the probe then sees
     them all, and on the middle frame.
     """
-    encoders: dict[str, Encoder] = {"": frozen, "raw_pixels/": RawPixels()}
-    encoders["random_encoder/"] = random_encoder(frozen, seed)
+    encoders: dict[str, Encoder] = {"": frozen, "random_encoder/": random_encoder(frozen, seed)}
     if single_frame is not None:
         encoders["single_frame/"] = FrameByFrame(single_frame)
         encoders["middle_frame/"] = MiddleFrame(single_frame)
@@ -111,10 +110,8 @@ def tables_of(
     groups: np.ndarray | None,
     cache: Path,
 ) -> Known:
-    """Every pooling of both splits, and of all but raw pixels the tokens."""
-    poolings = list(poolings_of(encoder))
-    if not isinstance(encoder, RawPixels):
-        poolings.append(TOKENS)
+    """Every pooling of both splits, and the tokens."""
+    poolings = [*poolings_of(encoder), TOKENS]
     train, test = data.images("train"), data.images("test")
     splits: tuple[tuple[Split, ClipSet, Tensor], ...] = (
         ("train", train, rows),
@@ -162,10 +159,9 @@ def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
     best = max(pooled, key=lambda name: max(linear[name].held_out_.values(), default=0.0))
     found[f"{top1}/linear"] = accuracy(linear[best], best)
     found[f"{top1}/knn"] = accuracy(KNNProbe().fit(np.asarray(known.train[best]), y), best)
-    if TOKENS in known.train:
-        attentive = AttentiveProbe(**probes.attentive(state))
-        attentive.fit(known.train[TOKENS], y, known.groups)
-        found[top1] = accuracy(attentive, TOKENS)
+    attentive = AttentiveProbe(**probes.attentive(state))
+    attentive.fit(known.train[TOKENS], y, known.groups)
+    found[top1] = accuracy(attentive, TOKENS)
     for target in probes.targets:
         truth, test_truth = known.targets[target]
         ridges = {
@@ -175,11 +171,10 @@ def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
         best = max(pooled, key=lambda name: max(ridges[name].held_out_.values(), default=0.0))
         said = ridges[best].predict(np.asarray(known.test[best]))
         found[f"{target}_r2/linear"] = r2_interval(test_truth, said, seed=seed)._asdict()
-        if TOKENS in known.train:
-            regressor = AttentiveRegressor(**probes.attentive(state))
-            regressor.fit(known.train[TOKENS], truth, known.groups)
-            said = np.asarray(regressor.predict(known.test[TOKENS]), dtype=np.float64)
-            found[f"{target}_r2"] = r2_interval(test_truth, said, seed=seed)._asdict()
+        regressor = AttentiveRegressor(**probes.attentive(state))
+        regressor.fit(known.train[TOKENS], truth, known.groups)
+        said = np.asarray(regressor.predict(known.test[TOKENS]), dtype=np.float64)
+        found[f"{target}_r2"] = r2_interval(test_truth, said, seed=seed)._asdict()
     return dict(sorted(found.items()))
 
 

@@ -122,3 +122,17 @@ def test_what_is_not_finite_is_refused():
 def test_a_cached_table_needs_a_data_fingerprint(tmp_path):
     with pytest.raises(ValueError, match="data=<fingerprint>"):
         extract(tiny(), batches(), cache=tmp_path)
+
+
+def test_grid4_averages_cells_in_place():
+    encoder = FrozenEncoder(
+        VisionTransformer(image_size=32, patch_size=4, channels=1, dim=12, depth=1, heads=2)
+    )
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    table = extract(encoder, [(images, torch.zeros(3, dtype=torch.int64))], ("grid4",))
+    tokens = encoder(images).reshape(3, 8, 8, 12).double().numpy()
+    for y in range(4):
+        for x in range(4):
+            cell = tokens[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean(axis=(1, 2))
+            ours = table.features["grid4"].reshape(3, 12, 4, 4)[:, :, y, x]
+            np.testing.assert_allclose(ours, cell, atol=1e-6)

@@ -85,6 +85,7 @@ def probes(every):
 
 @pytest.mark.filterwarnings("ignore")
 def test_training_is_bit_identical_with_and_without(tmp_path):
+    run(tmp_path, steps=1)  # tables are cached, and checking types draws from Python's generator
     watching = probes(2)
     alone, size_alone = run(tmp_path)
     watched, size_watched = run(tmp_path, watching)
