@@ -85,7 +85,7 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss (smooth L1)", (Curve("loss"),), large=True, smooth=True),
+    Panel("Loss", (Curve("loss"),), large=True, smooth=True),
     Panel(
         "Online probes: top-1 on held-out training images",
         (
