@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from jepa.rope import Rope, split_order, turn
+from jepa.rope import Rope, qkv_rows, turn
 
 LAYER_NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
@@ -54,19 +54,13 @@ class Attention(nn.Module):
         if rope is None:
             q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
         else:
-            rows = self._rows_split(x.device)
+            rows = qkv_rows(x.shape[-1], self.num_heads, x.device)
             qkv = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
             qkv = qkv.unflatten(2, (3, self.num_heads, -1))
             q, k = turn(qkv[:, :, :2], rope).unbind(2)
             v = qkv[:, :, 2]
         heads = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.proj(heads.transpose(1, 2).flatten(2))
-
-    def _rows_split(self, device: torch.device) -> Int64[Tensor, " rows"]:
-        """Rows of `qkv`, those of queries and keys in the channel order of `turn`."""
-        rows = torch.arange(len(self.qkv.weight)).unflatten(0, (3, self.num_heads, -1))
-        rows[:2] = rows[:2, :, split_order(rows.shape[-1])]
-        return rows.flatten().to(device)
 
 
 class Block(TimmBlock):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -49,3 +50,22 @@ def load_tensors_only(path: str | Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is damaged or no torch file: {error}") from error
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Load a state dict: every key has its place, every place its key.
+
+    Raises:
+        ValueError: keys are missing, unexpected or of a wrong shape; `what` and each are named.
+    """
+    wanted = module.state_dict()
+    problems = [f"missing {key!r}" for key in wanted.keys() - weights.keys()]
+    problems += [f"unexpected {key!r}" for key in weights.keys() - wanted.keys()]
+    problems += [
+        f"{key!r} is {tuple(weights[key].shape)}, expected {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & weights.keys()
+        if weights[key].shape != wanted[key].shape
+    ]
+    if problems:
+        raise ValueError(f"{what} does not fit: " + "; ".join(sorted(problems)))
+    module.load_state_dict(dict(weights), strict=True)

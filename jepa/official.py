@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jepa.encoder import VisionTransformer
-from jepa.files import load_tensors_only
+from jepa.files import load_strictly, load_tensors_only
 from jepa.losses import Distance
 from jepa.model import JEPA
 from jepa.positions import Positions, sincos
@@ -181,7 +181,7 @@ def _load(
     tables: Mapping[str, Tensor | None],
     what: str,
 ) -> None:
-    """Strict loading: every key has its place, every place its key.
+    """`load_strictly` in the official layout.
 
     Position tables are not parameters here; they are compared with ours and refused where they
     differ. One that the model does not use is dropped.
@@ -202,14 +202,4 @@ def _load(
     patch = "patch_embed.proj.weight"
     if patch in weights:
         weights[patch] = weights[patch].flatten(1)
-    wanted = module.state_dict()
-    problems = [f"missing {key!r}" for key in wanted.keys() - weights.keys()]
-    problems += [f"unexpected {key!r}" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key!r} is {tuple(weights[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
-    ]
-    if problems:
-        raise ValueError(f"{what} does not fit: " + "; ".join(sorted(problems)))
-    module.load_state_dict(weights, strict=True)
+    load_strictly(module, weights, what)

@@ -84,6 +84,15 @@ def split_order(head_dim: int) -> Int64[Tensor, " d"]:
     return torch.arange(head_dim).view(-1, 2).T.flatten()
 
 
+@functools.lru_cache(maxsize=64)
+def qkv_rows(dim: int, heads: int, device: torch.device) -> Int64[Tensor, " rows"]:
+    """Rows of the joint weight of queries, keys and values [3 * dim, ...]: those of queries and
+    keys with each head in `split_order`. Shared by all callers: do not write to it."""
+    rows = torch.arange(3 * dim).unflatten(0, (3, heads, -1))
+    rows[:2] = rows[:2, :, split_order(dim // heads)]
+    return rows.flatten().to(device)
+
+
 def turn(x: Float[Tensor, "B N *S d"], rope: Rope) -> Float[Tensor, "B N *S d"]:
     """Channels, in `split_order`, turned by their token's angles; `S` may be (q and k, heads).
 

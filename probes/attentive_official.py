@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from jepa.files import load_tensors_only
+from jepa.files import load_strictly, load_tensors_only
 
 from .attentive import AttentiveHead
 
@@ -45,7 +45,7 @@ def load_attentive_classifier(
         )
     blocks = {key.split(".")[2] for key in weights if key.startswith("pooler.blocks.")}
     head = AttentiveHead(dim, outputs, heads=heads or 16, depth=1 + len(blocks))
-    _load(head, weights, what)
+    load_strictly(head, weights, what)
     return head
 
 
@@ -60,18 +60,3 @@ def _section(checkpoint: object, index: int, path: str | Path) -> tuple[dict[str
         raise ValueError(f"{path} holds {len(classifiers)} classifier(s), from 0; got {index}")
     weights = {str(key).removeprefix("module."): v for key, v in classifiers[index].items()}
     return weights, f"{path}: classifier {index}"
-
-
-def _load(head: AttentiveHead, weights: Mapping[str, Tensor], what: str) -> None:
-    """Strict loading: every key has its place, every place its key."""
-    wanted = head.state_dict()
-    problems = [f"missing {key!r}" for key in wanted.keys() - weights.keys()]
-    problems += [f"unexpected {key!r}" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key!r} is {tuple(weights[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
-    ]
-    if problems:
-        raise ValueError(f"{what} does not fit: " + "; ".join(sorted(problems)))
-    head.load_state_dict(dict(weights), strict=True)

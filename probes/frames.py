@@ -12,22 +12,34 @@ from torch import Tensor, nn
 from jepa.frozen import FrozenEncoder
 
 
-class FrameByFrame(nn.Module):
+class _OnClips(nn.Module):
+    """An image encoder as an encoder of clips; `way` says how, in names and fingerprints."""
+
+    way: str
+
+    def __init__(self, frozen: FrozenEncoder) -> None:
+        super().__init__()
+        self.frozen = frozen
+        self.name = f"{frozen.name}_{self.way.replace(' ', '_')}"
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The image encoder's."""
+        return self.frozen.layer_names
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, other than the image encoder's."""
+        return hashlib.sha256(f"{self.way} {self.frozen.fingerprint()}".encode()).hexdigest()[:16]
+
+
+class FrameByFrame(_OnClips):
     """Every frame encoded on its own; the tokens of all T frames side by side, in their order.
 
     The encoder is never shown two frames at once. A mean over the tokens, or the pooler of an
     attentive probe of depth 1, does not see the order of the frames either.
     """
 
-    def __init__(self, frozen: FrozenEncoder) -> None:
-        super().__init__()
-        self.frozen = frozen
-        self.name = f"{frozen.name}_frame_by_frame"
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """The image encoder's."""
-        return self.frozen.layer_names
+    way = "frame by frame"
 
     @torch.no_grad()
     def layers(
@@ -39,23 +51,11 @@ class FrameByFrame(nn.Module):
         found = self.frozen.layers(images.transpose(1, 2).flatten(0, 1), names)
         return {name: x.unflatten(0, (len(images), -1)).flatten(1, 2) for name, x in found.items()}
 
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits, other than the image encoder's."""
-        return _fingerprint("frame by frame", self.frozen)
 
-
-class MiddleFrame(nn.Module):
+class MiddleFrame(_OnClips):
     """The frame in the middle of the clip, T // 2, and nothing else."""
 
-    def __init__(self, frozen: FrozenEncoder) -> None:
-        super().__init__()
-        self.frozen = frozen
-        self.name = f"{frozen.name}_middle_frame"
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """The image encoder's."""
-        return self.frozen.layer_names
+    way = "middle frame"
 
     @torch.no_grad()
     def layers(
@@ -65,11 +65,3 @@ class MiddleFrame(nn.Module):
     ) -> dict[str, Float[Tensor, "B N D"]]:
         """Latents of the patches of the middle frame after each named layer."""
         return self.frozen.layers(images[:, :, images.shape[2] // 2], names)
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits, other than the image encoder's."""
-        return _fingerprint("middle frame", self.frozen)
-
-
-def _fingerprint(way: str, frozen: FrozenEncoder) -> str:
-    return hashlib.sha256(f"{way} {frozen.fingerprint()}".encode()).hexdigest()[:16]

@@ -24,7 +24,7 @@ from ..probes.features import random_encoder
 from ..probes.intervals import wilson
 from .frame_pretraining import FramePretraining, pretrained_on_frames
 from .probe import print_rows
-from .results import Measured, rows_of, write_result
+from .results import Measured, exactly, rows_of, write_result
 from .world import (
     Dynamics,
     Experience,
@@ -136,8 +136,3 @@ def control(
 def share(evaluation: Evaluation) -> Measured:
     """Success rate with its Wilson interval."""
     return Measured(**wilson(evaluation.successes, evaluation.episodes)._asdict())
-
-
-def exactly(value: float | int) -> Measured:
-    """A number without an interval."""
-    return Measured(value=float(value), low=float(value), high=float(value))

@@ -28,8 +28,8 @@ from .fit import Hardware, fit, normalisation
 from .frame_pretraining import FramePretraining, pretrained_on_frames
 from .pictures import save_pictures
 from .probe import measure, print_rows
-from .probe_clips import ClipProbes, exactly, frames_of_clips, measure_clips
-from .results import rows_of, write_result
+from .probe_clips import ClipProbes, frames_of_clips, measure_clips
+from .results import exactly, rows_of, write_result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,10 +100,15 @@ def measure(
             progress=True,
         )
         metrics |= {f"{prefix}{name}": value for name, value in found["metrics"].items()}
-    own = {
-        name: value for name, value in metrics.items() if not name.startswith(tuple(encoders)[1:])
-    }
-    return own, {name: value for name, value in metrics.items() if name not in own}
+    return apart(metrics, tuple(encoders)[1:])
+
+
+def apart(
+    metrics: dict[str, Measured], baselines: tuple[str, ...]
+) -> tuple[dict[str, Measured], dict[str, Measured]]:
+    """The encoder's own metrics, and those whose names begin with a baseline's."""
+    below = {name: value for name, value in metrics.items() if name.startswith(baselines)}
+    return {name: value for name, value in metrics.items() if name not in below}, below
 
 
 def sample_of(

@@ -25,7 +25,7 @@ from ..probes.intervals import wilson
 from ..probes.knn import KNNProbe
 from ..probes.linear import LinearProbe
 from ..probes.regression import RidgeProbe, r2_interval
-from .probe import sample_of
+from .probe import apart, sample_of
 from .results import Measured
 
 
@@ -97,10 +97,7 @@ def measure_clips(
     for prefix, encoder in encoders.items():
         found = probed(tables_of(encoder, data, rows, groups, cache), probes, seed)
         metrics |= {f"{prefix}{name}": value for name, value in found.items()}
-    own = {
-        name: value for name, value in metrics.items() if not name.startswith(tuple(encoders)[1:])
-    }
-    return own, {name: value for name, value in metrics.items() if name not in own}
+    return apart(metrics, tuple(encoders)[1:])
 
 
 def tables_of(
@@ -189,8 +186,3 @@ def frames_of_clips(clips: ClipSet, seed: int, count: int = 20_000) -> UInt8[Ten
         for row, time, place in zip(rows.tolist(), times.tolist(), places.tolist(), strict=True)
     ]
     return torch.stack(taken)
-
-
-def exactly(value: float) -> Measured:
-    """A number without an interval."""
-    return Measured(value=value, low=value, high=value)

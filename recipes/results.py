@@ -32,6 +32,11 @@ class Measured(TypedDict):
     high: float
 
 
+def exactly(value: float | int) -> Measured:
+    """A number without an interval."""
+    return Measured(value=float(value), low=float(value), high=float(value))
+
+
 class Result(TypedDict):
     """What a recipe found, and how to find it again."""
 
