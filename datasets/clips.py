@@ -100,6 +100,8 @@ def open_clips(
         source: `sprites` and `motions` (made, need nothing), `videos:DIR` (one folder per class,
             optionally below train/ and test/ or val/), `frames:DIR` (the same with folders of
             images), `list:FILE` (lines of path, space, label), `csv:FILE`; see `video_files`.
+            `decoded:DIR`: all video files below a folder, without labels, decoded once to disk;
+            see `decoded_clips`.
         split: which half; no video is in both.
         frames: T of a clip.
         step, fps: of files: every step-th frame, or the nearest to so many a second; if neither
@@ -116,6 +118,7 @@ def open_clips(
     """
     from . import motions, sprites
     from .clip_times import ClipTimes
+    from .decoded import decoded_clips
     from .videos import Kind, video_files
 
     made = {"sprites": sprites.sprites, "motions": motions.motions}
@@ -125,16 +128,15 @@ def open_clips(
         "csv:FILE": "csv",
         "frames:DIR": "frames",
     }
-    form, place = parse_source(source, split, (*made, *kinds), "clip")
+    form, place = parse_source(source, split, (*made, *kinds, "decoded:DIR"), "clip")
     if form in made:
         if step is not None or fps is not None:
             raise ValueError(f"step and fps are for files; {form} are made frame by frame")
         return made[form](split, frames=frames, image_size=image_size or 32)
-    return video_files(
-        kinds[form],
-        place,
-        split,
-        times=ClipTimes(frames, step=4 if step is None and fps is None else step, fps=fps),
-        size=None if image_size is None else math.ceil(detail * image_size),
-        reader=reader,
-    )
+    times = ClipTimes(frames, step=4 if step is None and fps is None else step, fps=fps)
+    size = None if image_size is None else math.ceil(detail * image_size)
+    if form == "decoded:DIR":
+        if size is None:
+            raise ValueError("decoded videos are kept at one size: give an image_size")
+        return decoded_clips(place, split, times=times, size=size, reader=reader)
+    return video_files(kinds[form], place, split, times=times, size=size, reader=reader)

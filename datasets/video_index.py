@@ -144,7 +144,8 @@ def demuxed_index(path: Path) -> VideoIndex:
     with opened(path) as (container, stream):
         for packet in container.demux():
             if packet.dts is not None and packet.size:
-                end = max(end, float((packet.dts + (packet.duration or 0)) * packet.time_base))
+                latest = max(packet.dts, packet.dts if packet.pts is None else packet.pts)
+                end = max(end, float((latest + (packet.duration or 0)) * packet.time_base))
             if packet.stream.index != stream.index:
                 continue
             if first is None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from .clip_times import ClipTimes
@@ -19,11 +20,11 @@ from .clips import ClipSet, UnreadableVideoError
 from .frame_folders import FrameFolderClips
 from .images import Split, fingerprint, label_tensor
 from .video_choice import ReadingPlan, plan
-from .video_index import VideoError
+from .video_index import VideoError, VideoIndex
 from .video_lists import Listing, csv_files, listed_files, tree_of_frames, tree_of_videos
 from .video_manifest import PLACE, VideoManifest
 from .video_process import TIME_LIMIT, GivenUpError, ask, read_planned
-from .video_readers import check_reader
+from .video_readers import Frames, check_reader
 
 Kind = Literal["videos", "list", "csv", "frames"]
 
@@ -112,19 +113,22 @@ class VideoClips(ClipSet):
         self.given_up: dict[int, str] = {}  # by this process, so that each stalls it only once
 
     def clip(self, index: int, position: float) -> UInt8[Tensor, "3 T H W"]:
+        frames = self.read(index, lambda video: self.times.pick(video.seconds, position))
+        return torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
+
+    def read(self, index: int, pick: Callable[[VideoIndex], Int64[np.ndarray, " T"]]) -> Frames:
+        """The frames of a video that `pick` chooses. Raises UnreadableVideoError."""
         path = self.paths[index]
         if index in self.given_up:
             raise UnreadableVideoError(str(path), self.given_up[index])
         try:
             how = self.plan(index)
-            numbers = self.times.pick(how.index.seconds, position)
-            frames = ask(path, self.limit, read_planned, how, numbers, self.short_side)
+            return ask(path, self.limit, read_planned, how, pick(how.index), self.short_side)
         except GivenUpError as problem:
             self.given_up[index] = str(problem)
             raise UnreadableVideoError(str(path), str(problem)) from problem
         except (VideoError, OSError) as problem:
             raise UnreadableVideoError(str(path), str(problem)) from problem
-        return torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
 
     def plan(self, index: int) -> ReadingPlan:
         """How a video is read: as remembered, or found out now and remembered."""

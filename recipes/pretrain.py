@@ -52,6 +52,7 @@ def pretrain(
     out: Path,
     data: ImageDataModule | None = None,
     clips: ClipDataModule | None = None,
+    measured_on: ClipDataModule | None = None,
     encoder: VisionTransformer,
     predictor: Callable[[int, Grid], Predictor],
     optimisation: Optimisation,
@@ -81,6 +82,8 @@ def pretrain(
         out: folder of the run; must be empty unless resuming.
         data: images, their batches and augmentation (I-JEPA); or else give clips.
         clips: videos, their batches and augmentation (V-JEPA).
+        measured_on: labelled clips for all probes, where those trained on have no labels that
+            say anything; None: the same clips.
         encoder: the encoder to train.
         predictor: the predictor, given the encoder's width and grid.
         optimisation: steps, learning rate, decay, momentum of the target.
@@ -110,6 +113,9 @@ def pretrain(
         raise ValueError(
             "give images, e.g. --data.source=photographs, or clips, e.g. --clips.source=sprites"
         )
+    measured_on = measured_on or clips
+    if measured_on and not clips:
+        raise ValueError("measured_on says which clips are probed; it needs --clips.source=...")
     if masks is None:
         masks = MultiBlockMasks() if data else MaskGroups()
     began = time.monotonic() - seconds_before(out, resume)
@@ -126,7 +132,7 @@ def pretrain(
         normalize=normalize,
         name=name,
         seed=seed,
-        callbacks=[] if online is None else [online_probes(source, online)],
+        callbacks=[] if online is None else [online_probes(measured_on or source, online)],
         hardware=hardware,
         accumulate=accumulate,
         checkpoint_every=checkpoint_every,
@@ -146,15 +152,15 @@ def pretrain(
     if data:
         metrics, baselines = measure(frozen, data, **measured)
     else:
-        assert clips is not None
+        assert clips is not None and measured_on is not None
         flat = single_frame and pretrained_on_frames(
-            frames_of_clips(clips.images("train"), seed),
+            frames_of_clips(clips, seed),
             out / "single_frame",
             single_frame,
             "single_frame",
             seed,
         )
-        metrics, baselines = measure_clips(frozen, clips, clip_probes, flat, **measured)
+        metrics, baselines = measure_clips(frozen, measured_on, clip_probes, flat, **measured)
         metrics["pretraining_minutes"] = exactly(trained / 60)
     seconds = time.monotonic() - began
     result = write_result(

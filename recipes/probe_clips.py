@@ -18,6 +18,7 @@ from jepa.frozen import FrozenEncoder
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.clips import ClipSet
 from ..datasets.images import Split
+from ..datasets.transforms import eval_transform
 from ..probes.attentive_probe import AttentiveProbe, AttentiveRegressor
 from ..probes.features import TOKENS, Encoder, extract, poolings_of, random_encoder
 from ..probes.frames import FrameByFrame, MiddleFrame
@@ -175,14 +176,20 @@ def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
     return dict(sorted(found.items()))
 
 
-def frames_of_clips(clips: ClipSet, seed: int, count: int = 20_000) -> UInt8[Tensor, "n C H W"]:
-    """Single frames of random clips, at random times; for an encoder that never sees motion."""
-    draw = seeds.generator(seed, "single_frames")
+def frames_of_clips(
+    data: ClipDataModule, seed: int, count: int = 20_000
+) -> UInt8[Tensor, "n C S S"]:
+    """Single frames of random training clips, at random times, as evaluation shows them; for an
+    encoder that never sees motion."""
+    clips, draw = data.images("train"), seeds.generator(seed, "single_frames")
     rows = torch.randint(0, len(clips), (count,), generator=draw)
     times = torch.randint(0, clips.frames, (count,), generator=draw)
     places = torch.rand(count, generator=draw, dtype=torch.float64)
-    taken: list[UInt8[Tensor, "C H W"]] = [
-        clips.clip(row, place)[:, time]
+    square = eval_transform(
+        data.image_size, given=clips.size, channels=(clips.channels, data.channels)
+    )
+    taken: list[UInt8[Tensor, "C S S"]] = [
+        square(clips.clip(row, place)[:, time])
         for row, time, place in zip(rows.tolist(), times.tolist(), places.tolist(), strict=True)
     ]
     return torch.stack(taken)

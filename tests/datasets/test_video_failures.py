@@ -93,7 +93,7 @@ BAD = {
     "picture": (picture, "no video file; its content looks like jpeg_pipe"),
     "late header, cut": (cut_late_header, "InvalidDataError"),
     "early header, cut": (cut_early_header, "cut off"),
-    "cut": (cut_matroska, r"cut off: 0\.4 of 1\.3 seconds"),
+    "cut": (cut_matroska, r"cut off: 0\.5 of 1\.3 seconds"),
 }
 
 
@@ -114,6 +114,13 @@ def test_bad_files_are_named_and_the_next_one_is_read(good, tmp_path, reader):
             videos.clip(2 * number, 0.5)
         assert f"bad {number}.m" in str(caught.value)
         assert videos.clip(2 * number + 1, 0.5).shape == (3, 16, 96, 128)
+
+
+def test_a_short_matroska_file_whose_frames_are_decoded_before_they_are_shown_is_whole(
+    write, tmp_path
+):
+    how = plan(write(tmp_path / "short.mkv", range(12), options=OPTIONS), "pyav")
+    assert len(how.index) == 12
 
 
 def read_all(path: Path, reader: str) -> None:

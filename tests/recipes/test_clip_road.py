@@ -2,6 +2,8 @@
 
 import json
 
+import av
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -126,6 +128,32 @@ def test_the_next_stage_begins_with_weights_and_moments_and_longer_clips(run, tm
     steps = {int(state["step"]) for state in after["optimizer_states"][0]["state"].values()}
     assert steps == {CLIPS["optimisation"]["steps"] + 1}
     assert after["global_step"] == 1
+
+
+def test_video_files_without_labels_are_measured_on_labelled_clips(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "videos").mkdir()
+    with av.open(str(tmp_path / "videos/noise.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
+        noise = np.random.default_rng(0).integers(0, 256, (240, 48, 80, 3), dtype=np.uint8)
+        for image in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode(None))
+    files = {"source": f"decoded:{tmp_path / 'videos'}", "image_size": 32, "channels": 1}
+    config = CLIPS | {
+        "clips": files | {"batch_size": 4, "frames": 8, "step": 2, "workers": 0},
+        "measured_on": CLIPS["clips"],
+    }
+    (tmp_path / "files.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "run"
+    assert main(["pretrain", f"--config={tmp_path / 'files.yaml'}", f"--out={out}"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert {"direction_top1", "speed_r2"} <= set(result["metrics"])
+    assert "single_frame/direction_top1" in result["baselines"]
+    rows = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
+    assert any("online/target/knn_top1" in row for row in rows)
+    assert read_clip_pictures(out / "clip_pictures.npz").frames.shape == (2, 4, 32, 32, 1)
 
 
 def test_images_or_clips_but_not_neither(tmp_path, capsys):
