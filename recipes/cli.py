@@ -10,6 +10,7 @@ from typing import Any
 
 from .control import control
 from .demo import demo
+from .fetch import fetch
 from .parsing import did_you_mean, run, summary
 from .pretrain import pretrain
 from .probe import probe
@@ -17,7 +18,8 @@ from .report import report
 from .results import results
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    command.__name__: command for command in (pretrain, probe, control, demo, report, results)
+    command.__name__: command
+    for command in (pretrain, probe, control, demo, report, results, fetch)
 }
 
 

@@ -152,7 +152,8 @@ def pretrain(
     if data:
         metrics, baselines = measure(frozen, data, **measured)
     else:
-        assert clips is not None and measured_on is not None
+        assert clips is not None
+        assert measured_on is not None
         flat = single_frame and pretrained_on_frames(
             frames_of_clips(clips, seed),
             out / "single_frame",
