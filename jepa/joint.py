@@ -34,7 +34,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     layers = nn.Sequential()
     for given, wanted in pairwise(sizes[:-1]):
         layers.extend([nn.Linear(given, wanted), nn.BatchNorm1d(wanted), nn.ReLU()])
-    return layers.append(nn.Linear(*sizes[-2:]))
+    return layers.append(nn.Linear(sizes[-2], sizes[-1]))
 
 
 def of_each_view(module: nn.Module, features: Float[Tensor, "B V D"]) -> Float[Tensor, "B V E"]:

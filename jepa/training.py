@@ -184,4 +184,6 @@ class Pretraining(LightningModule):
         momentum = schedule.momentum_at(step)
         self.model.follow(momentum)
         self._micro_batch = 0
-        self.log_dict({"learning_rate": schedule.learning_rate_at(step), "momentum": momentum})
+        self.log("learning_rate", schedule.learning_rate_at(step))
+        if "target" in self.model.encoders:
+            self.log("momentum", momentum)
