@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from jepa.seeds import generator
 
+from .augmented_views import ViewBatches, Views
 from .clips import ClipSet, InMemoryClips
 from .images import ImageSet, InMemoryImages, Split, open_images
 from .loaders import Batches, CountedBatches, EvaluationBatches, TrainBatches
@@ -187,6 +188,8 @@ class ImageDataModule(DataModule[ImageSet]):
         seed: of the order and of the augmentations.
         crop_scale: share of the image's area in a random crop; None: no random crop.
         flip: mirror every second training image, at random.
+        views: training batches have a field `views` [B, V, C, S, S] instead of `images`, for
+            joint embedding: how many views, and how they differ; None: one image, `images`.
         workers: processes that read; None: none for images in memory, else one per processor
             up to 8.
         max_unreadable: largest accepted share of unreadable images.
@@ -202,6 +205,7 @@ class ImageDataModule(DataModule[ImageSet]):
         seed: int = 0,
         crop_scale: tuple[float, float] | None = (0.3, 1.0),
         flip: bool = False,
+        views: Views | None = None,
         workers: int | None = None,
         max_unreadable: float = 0.1,
     ) -> None:
@@ -214,7 +218,7 @@ class ImageDataModule(DataModule[ImageSet]):
             workers=workers,
             max_unreadable=max_unreadable,
         )
-        self.crop_scale, self.flip = crop_scale, flip
+        self.crop_scale, self.flip, self.views = crop_scale, flip, views
 
     def open(self, split: Split) -> ImageSet:
         """The images of a split, checked for unreadable ones."""
@@ -226,7 +230,8 @@ class ImageDataModule(DataModule[ImageSet]):
     def train_loader(
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
     ) -> TrainLoader:
-        """Training batches of one process, from step `start()` on; see `TrainBatches`."""
+        """Training batches of one process, from step `start()` on: see `TrainBatches`, or
+        `ViewBatches` where there are views."""
         batches = TrainBatches(
             self.images("train"),
             batch_size=self.batch_size,
@@ -239,7 +244,10 @@ class ImageDataModule(DataModule[ImageSet]):
             world_size=world_size,
         )
         return TrainLoader(
-            batches, start=start, workers=self.workers, max_unreadable=self.max_unreadable
+            batches if self.views is None else ViewBatches(batches, self.views),
+            start=start,
+            workers=self.workers,
+            max_unreadable=self.max_unreadable,
         )
 
     def evaluation_loader(

@@ -103,14 +103,29 @@ class TrainBatches(Batches):
 
     def __getitem__(self, step: int) -> ImageBatch:
         indices, seeds = self.samples.at(step)
-        if isinstance(self.images, InMemoryImages):
-            return self._from_memory(self.images, indices, seeds)
-        return self._one_by_one(indices.tolist(), seeds)
+        images, labels, unreadable = self.read(indices)
+        return ImageBatch(self.augmented(images, seeds), labels, unreadable)
 
-    def _from_memory(
-        self, images: InMemoryImages, indices: Tensor, seeds: Sequence[int]
-    ) -> ImageBatch:
-        pixels = images.images[indices]
+    def read(
+        self, indices: Int64[Tensor, " B"]
+    ) -> tuple[UInt8[Tensor, "B C H W"] | list[Tensor], Int64[Tensor, " B"], list[str]]:
+        """Images as they are, in one tensor where they are in memory; labels; what was skipped."""
+        if isinstance(self.images, InMemoryImages):
+            return self.images.images[indices], self.images.labels[indices], []
+        unreadable: list[str] = []
+        n = len(self.images)
+        read = [read_or_next(self.images.__getitem__, i, n, unreadable) for i in indices.tolist()]
+        pairs = [pair for pair, _ in read]
+        labels = torch.tensor([label for _, label in pairs])
+        return [image for image, _ in pairs], labels, unreadable
+
+    def augmented(
+        self, images: UInt8[Tensor, "B given H W"] | list[Tensor], seeds: Sequence[int]
+    ) -> UInt8[Tensor, "B C S S"]:
+        """Each image under its own seed."""
+        if isinstance(images, list):
+            return torch.stack(apply_seeded(self.augment, images, seeds))
+        pixels = images
         if self.crop_scale is None:
             pixels = self.plain(pixels)
         else:
@@ -119,15 +134,7 @@ class TrainBatches(Batches):
             pixels = self.recolour(resized_crops(pixels, boxes, self.image_size))
         if self.flip:
             pixels = random_flips(pixels, [derive(seed, "flip") for seed in seeds])
-        return ImageBatch(pixels, images.labels[indices], [])
-
-    def _one_by_one(self, indices: Sequence[int], seeds: Sequence[int]) -> ImageBatch:
-        unreadable: list[str] = []
-        n = len(self.images)
-        pairs = [read_or_next(self.images.__getitem__, i, n, unreadable)[0] for i in indices]
-        pixels = apply_seeded(self.augment, [image for image, _ in pairs], seeds)
-        labels = torch.tensor([label for _, label in pairs])
-        return ImageBatch(torch.stack(pixels), labels, unreadable)
+        return pixels
 
 
 class EvaluationBatches(CountedBatches):

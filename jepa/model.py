@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jepa.encoder import VisionTransformer
 from jepa.losses import DISTANCES, Distance, Regulariser
+from jepa.objective import Objective
 from jepa.patches import take
 from jepa.predictor import Predictor
 from jepa.shapes import Masks, Pixels
@@ -41,8 +42,18 @@ class JEPAOutput:
     losses: dict[str, Float[Tensor, ""]]
     groups: tuple[Foreseen, ...]
 
+    @property
+    def context(self) -> Float[Tensor, "B Nc D"]:
+        """Of the first group."""
+        return self.groups[0].context
 
-class JEPA(nn.Module):
+    @property
+    def target(self) -> Float[Tensor, "B M Nt D"]:
+        """Of the first group."""
+        return self.groups[0].target
+
+
+class JEPA(Objective):
     """Foresee the target encoder's latents of what is hidden.
 
     I-JEPA (Assran et al. 2023): images, one group of masks of several target blocks, smooth L1
@@ -72,6 +83,15 @@ class JEPA(nn.Module):
         self.target = EMATarget(encoder)
         self.distance = DISTANCES[distance]
         self.regulariser = regulariser
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """`student` and `target`."""
+        return {"student": self.encoder, "target": self.target.encoder}
+
+    def follow(self, momentum: float) -> None:
+        """Moves the target."""
+        self.target.update(self.encoder, momentum)
 
     def forward(self, images: Pixels, masks: Masks | Sequence[Masks]) -> JEPAOutput:
         """Images [B, C, H, W] or clips [B, C, T, H, W], and their masks: one group or several."""

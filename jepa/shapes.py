@@ -1,8 +1,8 @@
 """The vocabulary of shapes, used on every public signature.
 
-B batch, C channels, T frames, H W pixels, t h w patches in time, per column and per row, N tokens,
-D width, K kept tokens, M target blocks, Nc / Nt tokens of a context / of one target block,
-A action size.
+B batch, V views of an image, C channels, T frames, H W pixels, t h w patches in time, per column
+and per row, N tokens, D width, E width of an embedding, K kept tokens, M target blocks, Nc / Nt
+tokens of a context / of one target block, A action size.
 Tests switch the checks on (jaxtyping with beartype); at run time they cost nothing.
 """
 

@@ -13,6 +13,7 @@ from jepa import seeds
 from jepa.frozen import Normalize
 from jepa.masks import MaskSampler
 from jepa.model import JEPA
+from jepa.objective import Objective, Output
 from jepa.schedules import cosine, linear, warmup_cosine
 from jepa.shapes import Masks
 
@@ -84,45 +85,57 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 class Pretraining(LightningModule):
-    """Trains a JEPA. Every draw is a pure function of (seed, step, rank): see jepa.seeds.
+    """Trains an objective. Every draw is a pure function of (seed, step, rank): see jepa.seeds.
 
-    Batches have a field `images`, uint8 or float in [0, 1]: [B, C, H, W], or clips
-    [B, C, T, H, W]. The target encoder
+    For a JEPA batches have a field `images`, uint8 or float in [0, 1]: [B, C, H, W], or clips
+    [B, C, T, H, W]. For joint embeddings they have a field `views`, [B, V, C, H, W]. A target
     follows after every optimiser step, not after every batch.
 
     Args:
-        model: encoder, predictor and target.
-        masks: the mask sampler.
+        model: what is trained, see `Objective`.
+        masks: the mask sampler of a JEPA; no other objective has one.
         normalize: pixels to what the encoder sees, on the device.
         optimisation: step sizes and schedules.
-        seed: of the masks.
+        seed: of the masks, or of what else is drawn at each step.
     """
 
     def __init__(
         self,
         *,
-        model: JEPA,
-        masks: MaskSampler,
+        model: Objective,
+        masks: MaskSampler | None = None,
         normalize: Normalize,
         optimisation: Optimisation,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(model, JEPA) != (masks is not None):
+            raise ValueError(
+                f"a JEPA is trained with masks, and nothing else is; got {type(model).__name__} "
+                f"and masks {masks}"
+            )
         self.model, self.masks, self.normalize = model, masks, normalize
         self.optimisation, self.seed = optimisation, seed
         self._micro_batch = 0  # since the last optimiser step, with gradient accumulation
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """One batch: {"loss", "context", "target"}; the last two detached, for those who watch."""
-        images = self.normalize(batch.images)
-        masks = self.draw_masks(images)
-        output = self.model(images, masks)
+        """One batch: {"loss", "context"}, and "target" where there is one; these two detached."""
+        output = self.outcome(batch)
         loss = torch.stack(list(output.losses.values())).sum()
         self.log_dict({f"loss/{name}": value.detach() for name, value in output.losses.items()})
         self.log("loss", loss.detach())
         self._micro_batch += 1
-        seen = output.groups[0]
-        return {"loss": loss, "context": seen.context.detach(), "target": seen.target}
+        target = {} if output.target is None else {"target": output.target}
+        return {"loss": loss, "context": output.context.detach()} | target
+
+    def outcome(self, batch: Any) -> Output:
+        """What the objective says of a batch, with what is drawn at the present step."""
+        if self.masks is not None:
+            images = self.normalize(batch.images)
+            return self.model(images, self.draw_masks(images))
+        views = self.normalize(batch.views.flatten(0, 1)).unflatten(0, batch.views.shape[:2])
+        step = (self.global_step, self._micro_batch)
+        return self.model(views, seeds.generator(self.seed, "step", *step, device=views.device))
 
     def draw_masks(self, images: Tensor) -> Masks | tuple[Masks, ...]:
         """Masks of the present step for normalised images [B, C, H, W] or clips [B, C, T, H, W]."""
@@ -134,10 +147,11 @@ class Pretraining(LightningModule):
             self.global_rank,
             device=images.device,
         )
+        assert self.masks is not None
         return self.masks.sample(self.model.encoder.grid(images), len(images), generator)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over encoder and predictor, one fused call a step."""
+        """AdamW over all that learns, one fused call a step."""
         return torch.optim.AdamW(
             decay_groups(self.model),
             lr=self.optimisation.learning_rate,
@@ -160,7 +174,7 @@ class Pretraining(LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Sets learning rate and decay of this step, takes it, and moves the target."""
+        """Sets learning rate and decay of this step, takes it, and lets the target follow."""
         step, schedule = self.global_step, self.optimisation
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate_at(step)
@@ -168,6 +182,8 @@ class Pretraining(LightningModule):
                 group["weight_decay"] = schedule.weight_decay_at(step)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         momentum = schedule.momentum_at(step)
-        self.model.target.update(self.model.encoder, momentum)
+        self.model.follow(momentum)
         self._micro_batch = 0
-        self.log_dict({"learning_rate": schedule.learning_rate_at(step), "momentum": momentum})
+        self.log("learning_rate", schedule.learning_rate_at(step))
+        if "target" in self.model.encoders:
+            self.log("momentum", momentum)

@@ -17,30 +17,32 @@ logger = logging.getLogger(__name__)
 
 REMEDY = (
     "Remedies, likeliest first: a higher starting momentum of the target, a lower peak learning "
-    "rate or a longer warm-up, gradient clipping, larger target blocks with less context."
+    "rate or a longer warm-up, gradient clipping; with masks larger target blocks and less "
+    "context; with views a larger batch, or more weight on what spreads the embeddings."
 )
 
 
 def watched(
-    context: Float[Tensor, "B Nc D"], target: Float[Tensor, "B M Nt D"]
+    context: Float[Tensor, "B Nc D"], target: Float[Tensor, "*B E"] | None
 ) -> dict[str, float]:
     """What is logged of one batch.
 
     context_std: spread over images of the mean-pooled context latents, mean over dimensions.
     context_rank: their effective rank (RankMe), at most min(B, D).
-    target_std: spread over all target tokens of the layer-normed target latents; 1 when tokens
-        differ in everything, 0 when all are one.
+    target_std: where there is a target, spread over all that it said: layer-normed latents of
+        target tokens, or embeddings of one length. 1 when they differ in everything, 0 when all
+        are one.
     """
     pooled = context.float().mean(dim=1)
-    return {
-        "context_std": feature_std(pooled).item(),
-        "context_rank": rankme(pooled).item(),
-        "target_std": feature_std(target.flatten(0, 2)).item(),
-    }
+    values = {"context_std": feature_std(pooled), "context_rank": rankme(pooled)}
+    if target is not None:
+        values["target_std"] = feature_std(target.flatten(0, -2))
+    return {name: value.item() for name, value in values.items()}
 
 
 class CollapseWatch(Callback):
-    """Logs `watch/context_std`, `watch/context_rank` and `watch/target_std`, and warns once each.
+    """Logs `watch/context_std`, `watch/context_rank` and, where there is a target,
+    `watch/target_std`, and warns once each.
 
     A number that falls below `share` of the highest value it has had in this process is a
     warning, which names the remedies.
@@ -65,7 +67,7 @@ class CollapseWatch(Callback):
     ) -> None:
         if trainer.global_step % self.every_n_steps:
             return
-        values = watched(outputs["context"], outputs["target"])
+        values = watched(outputs["context"], outputs.get("target"))
         pl_module.log_dict({f"watch/{name}": value for name, value in values.items()})
         self.judge(values, trainer.global_step)
 

@@ -32,14 +32,14 @@ class OnlineScore(NamedTuple):
 
 
 class OnlineProbes(Callback):
-    """Held-out accuracy of kNN and linear probes on the student and on the target, as it trains.
+    """Held-out accuracy of kNN and linear probes on the student and on its target, as it trains.
 
     Evaluates mean-pooled latents of the last layer, without gradients, before the first step,
     every so many optimiser steps, and at the end of training. Training is bit for bit what it
     would be without: weights, modes and random generators are left as found, and nothing goes
     into checkpoints. Only the first process evaluates.
 
-    The module must have `model.encoder`, `model.target.encoder` and `normalize`.
+    The module must have `model.encoders`, see `jepa.objective.Objective`, and `normalize`.
 
     Args:
         bank_loader, held_out_loader: batches of (images uint8, labels, ...) without
@@ -47,8 +47,8 @@ class OnlineProbes(Callback):
         every_n_steps: optimiser steps between evaluations.
 
     Attributes:
-        history: every OnlineScore of this process; values are `online/student/knn_top1`,
-            `online/target/linear_top1`, ..., which loggers get as well.
+        history: every OnlineScore of this process; values are `online/student/knn_top1`, and
+            `online/target/linear_top1` where there is a target, ...; loggers get them as well.
     """
 
     def __init__(
@@ -84,13 +84,9 @@ class OnlineProbes(Callback):
         if done or not trainer.is_global_zero:
             return
         begin = time.perf_counter()
-        encoders = {
-            "student": pl_module.model.encoder,
-            "target": pl_module.model.target.encoder,
-        }
         values = {}
         with isolate_rng():
-            for name, encoder in encoders.items():
+            for name, encoder in pl_module.model.encoders.items():
                 with trainer.precision_plugin.forward_context():
                     bank = _features(encoder, pl_module, self.bank_loader)
                     held_out = _features(encoder, pl_module, self.held_out_loader)

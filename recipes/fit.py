@@ -1,4 +1,4 @@
-"""Training a JEPA in a run folder: from the parts to the frozen target encoder."""
+"""Training an objective in a run folder: from the parts to the frozen target encoder."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from typing import Literal
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from jepa.blocks import Blocks
 from jepa.checkpoint import load_frozen_encoder, save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
+from jepa.joint import JointEmbedding
 from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MaskSampler
 from jepa.metrics_log import MetricsLog
 from jepa.model import JEPA
+from jepa.objective import Objective
 from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
 from jepa.shapes import Grid
@@ -103,9 +106,10 @@ def fit(
     out: Path,
     data: ImageDataModule | ClipDataModule,
     encoder: VisionTransformer,
-    predictor: Callable[[int, Grid], Predictor],
+    predictor: Callable[[int, Grid], Predictor] | None = None,
+    objective: Callable[[VisionTransformer], JointEmbedding] | None = None,
     optimisation: Optimisation,
-    masks: MaskSampler,
+    masks: MaskSampler | None = None,
     normalize: Normalize,
     name: str,
     seed: int,
@@ -119,10 +123,12 @@ def fit(
     init_from: Path | None = None,
     stage_from: Path | None = None,
     resume: bool = False,
-) -> tuple[FrozenEncoder, JEPA]:
-    """Train; leaves `encoder.safetensors` (target), `student.safetensors` and `metrics.jsonl`.
+) -> tuple[FrozenEncoder, Objective]:
+    """Train a JEPA, given predictor and masks, or a joint-embedding objective.
 
-    Returns the frozen target encoder, and the model as trained.
+    Leaves `encoder.safetensors` (the target, or the trained encoder of an objective without),
+    `student.safetensors` and `metrics.jsonl`. Returns that frozen encoder, and the model as
+    trained.
 
     Raises Interrupted, after saving, when told to stop.
     """
@@ -134,23 +140,27 @@ def fit(
         )
     if init_from is not None:
         encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
-    model = JEPA(
-        encoder=encoder,
-        predictor=predictor(encoder.dim, encoder.native_grid),
-        distance=distance,
-        regulariser=regulariser,
-    )
+    check_parts(data, predictor, objective, distance, regulariser)
+    if objective is not None:
+        model = objective(encoder)
+    else:
+        assert predictor is not None
+        model = JEPA(
+            encoder=encoder,
+            predictor=predictor(encoder.dim, encoder.native_grid),
+            distance=distance,
+            regulariser=regulariser,
+        )
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(hardware.threads or threads)
-    encoder.blocks.activation_checkpointing = hardware.activation_checkpointing
-    model.predictor.predictor_blocks.activation_checkpointing = hardware.activation_checkpointing
-    if hardware.compile:
-        encoder.compile(dynamic=True)
-        model.target.encoder.compile(dynamic=True)
-        model.predictor.compile(dynamic=True)
+    for part in model.modules():
+        if isinstance(part, Blocks):
+            part.activation_checkpointing = hardware.activation_checkpointing
+        if isinstance(part, VisionTransformer | Predictor) and hardware.compile:
+            part.compile(dynamic=True)
     last = out / LAST if resume and (out / LAST).is_file() else None
     start_step = load_tensors_only(last)["global_step"] if last else 0
     point = ResumePoint(out / LAST, every_n_steps=checkpoint_every)
@@ -184,9 +194,32 @@ def fit(
         raise Interrupted(128 + (point.interrupted or signal.SIGTERM))
     pixels = {"mean": normalize.mean, "std": normalize.std}
     save_encoder(out / "student.safetensors", FrozenEncoder(encoder, name=name, **pixels))
-    frozen = FrozenEncoder(model.target.encoder, name=name, **pixels)
+    best = model.encoders.get("target", encoder)
+    frozen = FrozenEncoder(best, name=name, **pixels)
     save_encoder(out / "encoder.safetensors", frozen)
     return frozen, model
+
+
+def check_parts(
+    data: ImageDataModule | ClipDataModule,
+    predictor: Callable[[int, Grid], Predictor] | None,
+    objective: Callable[[VisionTransformer], JointEmbedding] | None,
+    distance: Distance,
+    regulariser: VarianceCovariance | None,
+) -> None:
+    """A JEPA has a predictor; an objective has views, and nothing of a JEPA's."""
+    if (predictor is None) == (objective is None):
+        raise ValueError(
+            "give a predictor for a JEPA, e.g. --predictor.dim=64, or an objective on views of "
+            f"images, e.g. --objective=VICReg; got {'neither' if predictor is None else 'both'}"
+        )
+    views = data.views if isinstance(data, ImageDataModule) else None
+    if objective is None and views is not None:
+        raise ValueError("a JEPA sees one view of an image: set --data.views=null")
+    if objective is not None and views is None:
+        raise ValueError("an objective compares views of images: set --data.views.count=2")
+    if objective is not None and (regulariser is not None or distance != "smooth_l1"):
+        raise ValueError("distance and regulariser are a JEPA's; an objective has its own losses")
 
 
 def normalisation(

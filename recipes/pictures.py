@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from jepa.files import atomic_path
 from jepa.frozen import FrozenEncoder
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
-from jepa.shapes import Grid
+from jepa.shapes import Grid, Masks
 
 from ..datasets.datamodule import ImageDataModule
 from ..probes.knn import nearest
@@ -36,7 +37,8 @@ class Pictures:
     """What `pictures.npz` holds.
 
     images: test images. labels: theirs; `classes` names them.
-    context, targets: masks of these images, raster indices on the grid of patches.
+    context, targets: masks of these images, raster indices on the grid of patches; no targets
+        where the training had no masks.
     components: first three principal components of their patch features, fitted over all of
         them, after the mean feature of each position has been subtracted.
     explained: the share of the remaining variance that each component has.
@@ -67,7 +69,7 @@ def save_pictures(
     path: Path,
     frozen: FrozenEncoder,
     data: ImageDataModule,
-    masks: MultiBlockMasks | ReferenceMultiBlockMasks,
+    masks: MultiBlockMasks | ReferenceMultiBlockMasks | None,
     seed: int,
 ) -> None:
     """Compute the pictures of an encoder, and write them to `path` (an .npz, at most ~2 MB).
@@ -80,7 +82,9 @@ def save_pictures(
     grid = frozen.grid(images)
     place, placed = position_means(tokens)
     components, explained = principal_components(tokens[:SHOWN] - place)
-    masked = masks.sample(grid, len(components), seeds.generator(seed, "pictures"))
+    masked = no_masks(grid, len(components))
+    if masks is not None:
+        masked = masks.sample(grid, len(components), seeds.generator(seed, "pictures"))
 
     bank_features, bank_labels, bank_images = [], [], []
     rows = data.draw("train", QUERIES + BANK, "pictures")[-BANK:]
@@ -109,6 +113,12 @@ def save_pictures(
     )
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **vars(pictures))
+
+
+def no_masks(grid: Grid, batch: int) -> Masks:
+    """Everything is seen and nothing is to be foreseen."""
+    everything = torch.arange(math.prod(grid)).expand(batch, -1)
+    return Masks(everything, torch.empty(batch, 0, 0, dtype=torch.int64))
 
 
 def read_pictures(path: Path) -> Pictures:

@@ -1,4 +1,4 @@
-"""Pretrain a JEPA, then measure the frozen target encoder."""
+"""Pretrain a JEPA, or a joint embedding of views, then measure the frozen encoder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pathlib import Path
 
 import torch
 
+from jepa.byol import BYOL
 from jepa.encoder import VisionTransformer
 from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
 from jepa.masks_video import MaskGroups
 from jepa.metrics_log import read_metrics
+from jepa.model import JEPA
 from jepa.predictor import Predictor
 from jepa.seeds import generator
 from jepa.shapes import Grid
+from jepa.sigreg import LeJEPA
 from jepa.training import Optimisation
+from jepa.vicreg import VICReg
 
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
@@ -54,7 +58,8 @@ def pretrain(
     clips: ClipDataModule | None = None,
     measured_on: ClipDataModule | None = None,
     encoder: VisionTransformer,
-    predictor: Callable[[int, Grid], Predictor],
+    predictor: Callable[[int, Grid], Predictor] | None = None,
+    objective: Callable[[VisionTransformer], VICReg | BYOL | LeJEPA] | None = None,
     optimisation: Optimisation,
     masks: MultiBlockMasks | ReferenceMultiBlockMasks | MaskGroups | None = None,
     distance: Distance = "smooth_l1",
@@ -85,11 +90,14 @@ def pretrain(
         measured_on: labelled clips for all probes, where those trained on have no labels that
             say anything; None: the same clips.
         encoder: the encoder to train.
-        predictor: the predictor, given the encoder's width and grid.
+        predictor: the predictor of a JEPA, given the encoder's width and grid; or else give an
+            objective.
+        objective: VICReg, BYOL or LeJEPA, given the encoder; needs data.views.
         optimisation: steps, learning rate, decay, momentum of the target.
-        masks: the mask sampler; not given: I-JEPA's for images, V-JEPA's groups for clips.
-        distance: of predictions to targets: smooth_l1 (I-JEPA), l1 (V-JEPA) or mse.
-        regulariser: further losses on the latents of the visible tokens; null for none.
+        masks: the mask sampler of a JEPA; not given: I-JEPA's for images, V-JEPA's groups for
+            clips.
+        distance: of a JEPA's predictions to targets: smooth_l1 (I-JEPA), l1 (V-JEPA) or mse.
+        regulariser: further losses of a JEPA on the latents of the visible tokens; null for none.
         mean: per channel, of pixels in [0, 1]; measured on training images if not given.
         std: per channel; measured if not given.
         name: of the recipe, in results.
@@ -116,7 +124,7 @@ def pretrain(
     measured_on = measured_on or clips
     if measured_on and not clips:
         raise ValueError("measured_on says which clips are probed; it needs --clips.source=...")
-    if masks is None:
+    if masks is None and objective is None:
         masks = MultiBlockMasks() if data else MaskGroups()
     began = time.monotonic() - seconds_before(out, resume)
     normalize = normalisation(source, mean, std)
@@ -125,6 +133,7 @@ def pretrain(
         data=source,
         encoder=encoder,
         predictor=predictor,
+        objective=objective,
         optimisation=optimisation,
         masks=masks,
         distance=distance,
@@ -143,7 +152,7 @@ def pretrain(
     )
     trained = time.monotonic() - began
     measured = {"labelled": labelled, "seed": seed, "cache": out / "features"}
-    if clips:
+    if clips and masks and isinstance(model, JEPA):
         save_clip_pictures(out / "clip_pictures.npz", model, normalize, clips, masks, seed)
     elif data and not isinstance(masks, MaskGroups):
         save_pictures(out / "pictures.npz", frozen, data, masks, seed)

@@ -38,6 +38,10 @@ BASELINES = {
     "oracle": "planner on the true dynamics",
 }
 SUCCESS = "two_rooms_success"
+MASKS_EXPLAINED = (
+    "Masks: the context that the encoder sees is shown as it is; each target block, whose "
+    "features the predictor must foresee, has a colour; the rest nobody sees. "
+)
 PRETRAINING = {
     "": "Pretraining",
     "encoder": "Pretraining",
@@ -127,7 +131,7 @@ def pretraining_part(folder: Path) -> Html:
 
 
 def contact_sheet(pictures: Pictures) -> Html:
-    """Three rows: test images, their masks, the principal components of their features."""
+    """Rows: test images, their masks if any, the principal components of their features."""
     grid = (pictures.components.shape[1], pictures.components.shape[2])
     names = [str(pictures.classes[label]) for label in pictures.labels]
     masked = [
@@ -138,9 +142,10 @@ def contact_sheet(pictures: Pictures) -> Html:
     ]
     share = " + ".join(f"{100 * part:.0f}" for part in pictures.explained)
     sheet = ""
+    hidden = pictures.targets.size > 0
     for label, row in (
         ("test images", pictures.images),
-        ("masks", masked),
+        *([("masks", masked)] if hidden else []),
         ("features", as_colours(pictures.components)),
     ):
         sheet += f"<span>{label}</span>" + "".join(
@@ -149,10 +154,9 @@ def contact_sheet(pictures: Pictures) -> Html:
     columns = f"grid-template-columns: 64px repeat({len(names)}, 1fr)"
     return "<h3>What the encoder sees, and what it makes of it</h3>" + page.figure(
         f'<div class="scroll"><div class="sheet" style="{columns}">{sheet}</div></div>',
-        "Masks: the context that the encoder sees is shown as it is; each target block, whose "
-        "features the predictor must foresee, has a colour; the rest nobody sees. Features: "
-        f"first three principal components of the {grid[0]} × {grid[1]} patch features as red, "
-        "green and blue, fitted over these images together, after the mean of each position is "
+        f"{MASKS_EXPLAINED if hidden else ''}Features: first three principal components of the "
+        f"{grid[0]} × {grid[1]} patch features as red, green and blue, "
+        "fitted over these images together, after the mean of each position is "
         f"subtracted, so that colour is content, not place ({share} % of what remains; place "
         f"alone is {100 * pictures.placed:.0f} % of the variance).",
     )

@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
+from jepa.byol import BYOL
 from jepa.diagnostics import feature_std, rankme
 from jepa.encoder import VisionTransformer
 from jepa.files import atomic_path, load_tensors_only
@@ -26,7 +27,9 @@ from jepa.model import JEPA
 from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
 from jepa.schedules import warmup_cosine
+from jepa.sigreg import LeJEPA
 from jepa.training import Optimisation, Pretraining, decay_groups
+from jepa.vicreg import VICReg
 from jepa.watch import CollapseWatch
 
 STEPS = 14
@@ -36,24 +39,37 @@ class Batch(NamedTuple):
     images: torch.Tensor
 
 
-class Images(IterableDataset):
-    """Made images, a pure function of the step."""
+class ViewBatch(NamedTuple):
+    views: torch.Tensor
 
-    def __init__(self, start):
-        self.start = start
+
+class Images(IterableDataset):
+    """Made images, or views of them, a pure function of the step."""
+
+    def __init__(self, start, views=False):
+        self.start, self.views = start, views
 
     def __iter__(self):
         step = self.start
         while True:
             generator = torch.Generator().manual_seed(step)
-            yield Batch(torch.randint(0, 256, (8, 1, 24, 24), generator=generator).byte())
+            images = torch.randint(0, 256, (8, 1, 24, 24), generator=generator).byte()
+            yield (
+                ViewBatch(torch.stack([images, images.flip(-1)], 1))
+                if self.views
+                else Batch(images)
+            )
             step += 1
 
 
 class Data(lightning.LightningDataModule):
+    def __init__(self, views=False):
+        super().__init__()
+        self.views = views
+
     def train_dataloader(self):
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches
-        return DataLoader(Images(start), batch_size=None)
+        return DataLoader(Images(start, self.views), batch_size=None)
 
 
 def module(steps=STEPS, **changes):
@@ -89,7 +105,8 @@ def train(out, *, resume=False, callbacks=(), accumulate=1, pretraining=None):
     )
     last = Path(out) / "last.ckpt"
     ckpt = last if resume and last.exists() else None
-    trainer.fit(pretraining, datamodule=Data(), ckpt_path=ckpt, weights_only=True)
+    data = Data(views=pretraining.masks is None)
+    trainer.fit(pretraining, datamodule=data, ckpt_path=ckpt, weights_only=True)
     return pretraining
 
 
@@ -161,6 +178,53 @@ def test_told_to_stop_it_saves_the_running_step_and_goes_on_identically(
     assert load_tensors_only(tmp_path / "last.ckpt")["global_step"] == 7
     assert signal.getsignal(number) == before
     assert torch.equal(weights(train(tmp_path, resume=True)), undisturbed)
+
+
+def joint(objective, **options):
+    torch.manual_seed(0)
+    encoder = VisionTransformer(image_size=24, patch_size=4, channels=1, dim=16, depth=1, heads=2)
+    return Pretraining(
+        model=objective(encoder, projector=(12, 8), **options),
+        normalize=Normalize((0.5,), (0.25,)),
+        optimisation=Optimisation(steps=6, learning_rate=3e-3, momentum=(0.9, 1.0)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [(VICReg, {}), (BYOL, {"predictor": 12}), (LeJEPA, {"directions": 8})],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_joint_embeddings_are_trained_watched_and_resumed_as_jepas_are(
+    tmp_path, objective, options
+):
+    def run(folder, **how):
+        return train(tmp_path / folder, pretraining=joint(objective, **options), **how)
+
+    whole = run("whole", callbacks=[CollapseWatch(every_n_steps=2)])
+    run("parts", callbacks=[SignalAt(2, signal.SIGTERM)])
+    assert load_tensors_only(tmp_path / "parts" / "last.ckpt")["global_step"] == 3
+    resumed = run("parts", resume=True).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.state_dict().items())
+    rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    has_target = objective is BYOL
+    assert any("watch/context_rank" in row for row in rows)
+    assert any("watch/target_std" in row for row in rows) == has_target
+    assert all(("momentum" in row) == has_target for row in rows if "learning_rate" in row)
+    untrained = weights(joint(objective, **options))
+    assert not torch.equal(weights(whole), untrained)
+
+
+def test_directions_are_drawn_at_each_step_and_not_for_each_rank(monkeypatch):
+    pretraining, drawn = joint(LeJEPA, directions=4), []
+    pretraining.model.register_forward_pre_hook(lambda _, given: drawn.append(given[1].get_state()))
+    batch = next(iter(Images(0, views=True)))
+    for micro_batch, rank in ((0, 0), (1, 0), (0, 1)):
+        pretraining._micro_batch = micro_batch
+        monkeypatch.setattr(Pretraining, "global_rank", rank)
+        pretraining.outcome(batch)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
 
 
 def test_a_watched_run_is_the_same_run(tmp_path, undisturbed):
