@@ -7,7 +7,8 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float, Num
+from scipy.special import stdtrit
 
 from jepa.seeds import derive
 
@@ -59,6 +60,19 @@ def bootstrap(
     drawn = [statistic(rows[random.integers(len(rows), size=len(rows))]) for _ in range(resamples)]
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return Interval(float(statistic(rows)), float(low), float(high))
+
+
+def mean_interval(values: Float[np.ndarray, "n"], confidence: float = 0.95) -> Interval:
+    """Mean of a few independent repetitions, with Student's t interval (n - 1 degrees).
+
+    Raises:
+        ValueError: for fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError(f"an interval of a mean needs at least 2 values; got {len(values)}")
+    t = stdtrit(len(values) - 1, 0.5 + _checked(confidence) / 2)
+    mean, half = values.mean(), t * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(float(mean), float(mean - half), float(mean + half))
 
 
 def _checked(confidence: float) -> float:

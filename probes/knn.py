@@ -99,20 +99,38 @@ def nearest(
     return similarity, index
 
 
+def ranking(
+    queries: Float[np.ndarray, "q d"], bank: Float[np.ndarray, "n d"]
+) -> Int64[np.ndarray, "q n"]:
+    """All rows of the bank, nearest first: `nearest` with k = n, for a block of queries."""
+    order = np.empty((len(queries), len(bank)), dtype=np.int64)
+    for row, s in enumerate(_similarities(queries, bank)):
+        key = -s.round(_TIE)
+        order[row] = key.argsort()  # several times as fast as a stable sort, and ties are rare
+        if (np.diff(key[order[row]]) == 0).any():
+            order[row] = key.argsort(kind="stable")
+    return order
+
+
 def _exhaustive(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """`nearest` in float64 over the whole bank."""
     similarity = np.empty((len(queries), k))
     index = np.empty((len(queries), k), dtype=np.int64)
+    for row, s in enumerate(_similarities(queries, bank)):
+        key = s.round(_TIE)
+        near = np.flatnonzero(key >= np.partition(key, -k)[-k])
+        index[row] = near[np.argsort(-key[near], kind="stable")[:k]]
+        similarity[row] = s[index[row]]
+    return similarity, index
+
+
+def _similarities(queries: np.ndarray, bank: np.ndarray) -> Iterator[Float64[np.ndarray, "n"]]:
+    """Of each query to the whole bank, in float64."""
     for rows in gen_batches(len(queries), max(1, _BLOCK // len(bank))):
         exact = np.empty((rows.stop - rows.start, len(bank)))
         for part in gen_batches(len(bank), max(1, _BLOCK // bank.shape[1])):
             exact[:, part] = _unit(queries[rows]) @ _unit(bank[part]).T
-        for row, s in enumerate(exact, start=rows.start):
-            key = s.round(_TIE)
-            near = np.flatnonzero(key >= np.partition(key, -k)[-k])
-            index[row] = near[np.argsort(-key[near], kind="stable")[:k]]
-            similarity[row] = s[index[row]]
-    return similarity, index
+        yield from exact
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jepa.probes.intervals import bootstrap, wilson
+from jepa.probes.intervals import bootstrap, mean_interval, wilson
 
 
 @pytest.mark.parametrize(("right", "of"), [(0, 10), (10, 10), (3, 7), (880, 1000), (1, 10_000)])
@@ -39,3 +39,13 @@ def test_bootstrap_of_a_mean_is_near_its_closed_form():
 def test_bootstrap_draws_rows_whole():
     rows = np.repeat(np.arange(50.0)[:, None], 2, axis=1)
     assert bootstrap(rows, lambda r: np.abs(r[:, 0] - r[:, 1]).max(), seed=0) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "confidence"), [(2, 0.95), (5, 0.95), (5, 0.99), (300, 0.95)])
+def test_the_interval_of_a_mean_is_students(n, confidence):
+    values = np.random.default_rng(n).normal(0.7, 0.1, size=n)
+    truth = stats.t.interval(confidence, n - 1, values.mean(), stats.sem(values))
+    found = mean_interval(values, confidence)
+    assert found == pytest.approx((values.mean(), *truth), abs=1e-12)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_interval(values[:1])
