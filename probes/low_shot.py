@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -59,15 +59,20 @@ def low_shot(
     """
     if draws < 2:
         raise ValueError(f"expected at least 2 draws, to see how they differ; got {draws}")
+
+    def accuracy(rows: Int64[np.ndarray, "m"]) -> float:
+        fresh: Any = clone(estimator)
+        return float(fresh.fit(X[rows], y[rows]).score(X_test, y_test))
+
     records = []
     for shot in shots:
         picked = [
             few(y, shot, seed=derive(seed, "low shot", str(shot), draw), groups=groups)
             for draw in range(draws)
         ]
-        scores = [clone(estimator).fit(X[r], y[r]).score(X_test, y_test) for r in picked]
+        scores = [accuracy(rows) for rows in picked]
         interval = mean_interval(np.array(scores))
-        records.append(LowShot(shot, len(picked[0]), interval, tuple(map(float, scores))))
+        records.append(LowShot(shot, len(picked[0]), interval, tuple(scores)))
     return records
 
 

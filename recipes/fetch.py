@@ -89,7 +89,7 @@ def members(package: Path | io.BytesIO, suffix: str = "") -> Iterator[tuple[Path
             for member in archive:
                 file = archive.extractfile(member)
                 if file is not None:
-                    yield from chosen(Path(member.name), file)
+                    yield from chosen(Path(member.name), cast(BufferedIOBase, file))
 
 
 def tar_of(package: Path) -> tarfile.TarFile:
