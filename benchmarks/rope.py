@@ -1,9 +1,10 @@
 """Rotary positions: one table for all layers, against computing them anew in every layer.
 
 Forward pass over whole clips, and training step on masked contexts (V-JEPA's long- and short-range
-masks), of a V-JEPA 2 encoder: the same weights, the same clips, the same output; everything but the
-positions is the same code on both sides. As in the release, the reference works out the angles of
-kept tokens for every clip and every head. Prints a Markdown table.
+masks), of a V-JEPA 2 encoder: the same weights, the same clips, the same output. As in the release,
+the reference works out the angles of kept tokens for every clip and every head. It is timed twice:
+with everything but the positions the same code on both sides (anew), and with the release's call
+of torch's fused attention in every precision as well (published). Prints a Markdown table.
 
     python benchmarks/rope.py --threads 2
 """
@@ -15,16 +16,20 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepa import seeds
 from jepa.blocks import attend
 from jepa.encoder import VisionTransformer, vit_small, vit_tiny
 from jepa.masks_video import MaskGroups
 from jepa.shapes import Grid
+
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+WAYS: dict[str, Attend] = {"anew": attend, "published": F.scaled_dot_product_attention}
 
 
 def turn_axis(x: Tensor, position: Tensor) -> Tensor:
@@ -42,9 +47,9 @@ def turn_axis(x: Tensor, position: Tensor) -> Tensor:
 class AnewInEveryLayer(nn.Module):
     """Attention that works out every token's place and angles itself, for q and for k."""
 
-    def __init__(self, attention: Any, grid: Grid) -> None:
+    def __init__(self, attention: Any, grid: Grid, attend: Attend) -> None:
         super().__init__()
-        self.attention, self.grid = attention, grid
+        self.attention, self.grid, self.attend = attention, grid, attend
         self.keep: Tensor | None = None  # [B, K]
 
     def forward(self, x: Tensor, rope: object = None) -> Tensor:
@@ -65,15 +70,15 @@ class AnewInEveryLayer(nn.Module):
             ]
             return torch.cat([*parts, x[..., 3 * each :]], dim=-1)
 
-        return attention.proj(attend(turned(q), turned(k), v).transpose(1, 2).flatten(2))
+        return attention.proj(self.attend(turned(q), turned(k), v).transpose(1, 2).flatten(2))
 
 
-def anew(encoder: VisionTransformer, grid: Grid) -> VisionTransformer:
-    """A copy with the same weights, in the published way."""
+def anew(encoder: VisionTransformer, grid: Grid, attend: Attend) -> VisionTransformer:
+    """A copy with the same weights, with positions in the published way."""
     copy = VisionTransformer(**encoder.config)
     copy.load_state_dict(encoder.state_dict())
     for block in copy.blocks:
-        block.attn = AnewInEveryLayer(block.attn, grid)
+        block.attn = AnewInEveryLayer(block.attn, grid, attend)
     return copy
 
 
@@ -92,16 +97,15 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def ratio(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> list[float]:
-    """Median times of both, taken in turns, and the median of their ratios."""
-    ours()
-    theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    return [
-        statistics.median(o for o, _ in pairs),
-        statistics.median(t for _, t in pairs),
-        statistics.median(t / o for o, t in pairs),
+def medians(works: list[Callable[[], object]], repeats: int) -> tuple[float, list[float]]:
+    """Median time of the first, and of the others' ratios to it, all taken in turns."""
+    for work in works:
+        work()
+    turns = [[seconds(work) for work in works] for _ in range(repeats)]
+    ratios = [
+        statistics.median(turn[other] / turn[0] for turn in turns) for other in range(1, len(works))
     ]
+    return statistics.median(turn[0] for turn in turns), ratios
 
 
 def main() -> None:
@@ -118,18 +122,19 @@ def main() -> None:
         "ViT-S/16, 16 x 224 x 224": (vit_small(image_size=224, **video), 1, 224),
     }
     print(f"{options.threads} threads, median of {options.repeats}, float32 and bfloat16\n")
-    print("| model, clip | precision | what | one table, ms | anew, ms | ratio | difference |")
+    print("| model, clip | precision | what | one table, ms | anew | published | difference |")
     print("|---|---|---|---|---|---|---|")
     for name, (encoder, batch, side) in cases.items():
         clips = torch.randn(batch, 3, 16, side, side)
-        reference = anew(encoder, encoder.grid(clips))
-        drawn = MaskGroups().sample(encoder.grid(clips), batch, seeds.generator(0, name))
+        grid = encoder.grid(clips)
+        references = [anew(encoder, grid, attend) for attend in WAYS.values()]
+        drawn = MaskGroups().sample(grid, batch, seeds.generator(0, name))
         contexts = [masks.context for masks in drawn]
         with torch.no_grad():
-            differences = [(encoder(clips) - reference(clips)).abs().max()]
-            differences += [
-                (encoder(clips, keep) - masked(reference, clips, keep)).abs().max()
-                for keep in contexts
+            differences = [
+                (masked(encoder, clips, keep) - masked(reference, clips, keep)).abs().max()
+                for keep in (None, *contexts)
+                for reference in references
             ]
         difference = max(differences).item()
         for precision in ("float32", "bfloat16"):
@@ -147,14 +152,11 @@ def main() -> None:
                 model.zero_grad(set_to_none=True)
 
             for what, work in (("forward", forward), ("training step", step)):
-                ours, theirs, times = ratio(
-                    partial(work, encoder),
-                    partial(work, reference),
-                    options.repeats,
-                )
+                models = (encoder, *references)
+                ours, ratios = medians([partial(work, model) for model in models], options.repeats)
                 print(
-                    f"| {name} | {precision} | {what} | {1e3 * ours:.0f} | {1e3 * theirs:.0f} | "
-                    f"{times:.2f} | {difference:.1e} |",
+                    f"| {name} | {precision} | {what} | {1e3 * ours:.0f} | {ratios[0]:.2f} | "
+                    f"{ratios[1]:.2f} | {difference:.1e} |",
                     flush=True,
                 )
 
