@@ -163,6 +163,14 @@ def test_pyav_reads_the_frame_that_is_asked_for(video, shown):
     assert shown(everything) == list(range(N))
 
 
+@pytest.mark.skipif(not installed("torchcodec"), reason="torchcodec is not installed")
+def test_torchcodec_reads_the_frame_that_is_asked_for(video, shown):
+    name, path = video
+    if name == "transport_stream":
+        pytest.skip("torchcodec reads other frames of .ts files; auto never chooses it")
+    assert_exact(path, plan(path, "torchcodec"), shown)
+
+
 def test_times_are_those_that_were_written(video):
     name, path = video
     index = plan(path, "pyav").index
