@@ -29,7 +29,6 @@ from jepa.masks_video import MaskGroups
 from jepa.shapes import Grid
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-WAYS: dict[str, Attend] = {"anew": attend, "published": F.scaled_dot_product_attention}
 
 
 def turn_axis(x: Tensor, position: Tensor) -> Tensor:
@@ -127,7 +126,8 @@ def main() -> None:
     for name, (encoder, batch, side) in cases.items():
         clips = torch.randn(batch, 3, 16, side, side)
         grid = encoder.grid(clips)
-        references = [anew(encoder, grid, attend) for attend in WAYS.values()]
+        published = F.scaled_dot_product_attention
+        references = [anew(encoder, grid, way) for way in (attend, published)]
         drawn = MaskGroups().sample(grid, batch, seeds.generator(0, name))
         contexts = [masks.context for masks in drawn]
         with torch.no_grad():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from rich.progress import track
 from torch import Tensor
 
@@ -22,7 +22,6 @@ from jepa.files import atomic_path
 from .clip_times import ClipTimes
 from .clips import ClipSet, UnreadableVideoError
 from .images import Split, fingerprint, label_tensor
-from .video_index import VideoIndex
 from .video_lists import Listing, natural, video_paths
 from .video_manifest import VideoManifest, of
 from .videos import VideoClips
@@ -103,24 +102,22 @@ class Store:
 
     def fill(self, videos: VideoClips, number: int) -> None:
         """Decode all frames of the video `number`, in blocks. Raises UnreadableVideoError."""
+        with videos.named(number):
+            how = videos.plan(number)
+        count = len(how.index)
+        with atomic_path(self.seconds_at) as path, open(path, "wb") as file:
+            np.save(file, how.index.seconds)
         with atomic_path(self.frames_at) as temporary:
-            stored, first, count = None, 0, 1
-            while first < count:
-
-                def block(video: VideoIndex, first: int = first) -> Int64[np.ndarray, " T"]:
-                    return np.arange(first, min(first + BLOCK, len(video)))
-
-                frames = videos.read(number, block)
+            stored = None
+            for first in range(0, count, BLOCK):
+                wanted = np.arange(first, min(first + BLOCK, count))
+                with videos.named(number):
+                    frames = videos.read(number, how, wanted)
                 if stored is None:
-                    seconds = videos.plan(number).index.seconds
-                    with atomic_path(self.seconds_at) as path, open(path, "wb") as file:
-                        np.save(file, seconds)
-                    count = len(seconds)
                     stored = np.lib.format.open_memmap(
                         temporary, mode="w+", dtype=np.uint8, shape=(count, *frames.shape[1:])
                     )
-                stored[first : first + len(frames)] = frames
-                first += len(frames)
+                stored[wanted] = frames
 
     def frames(self) -> UInt8[np.ndarray, "n H W 3"]:
         """All frames, memory-mapped."""

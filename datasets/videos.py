@@ -6,7 +6,8 @@ video_files("list", "lists/{split}.csv", "test", times=ClipTimes(64, fps=8), rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from .clips import ClipSet, UnreadableVideoError
 from .frame_folders import FrameFolderClips
 from .images import Split, fingerprint, label_tensor
 from .video_choice import ReadingPlan, plan
-from .video_index import VideoError, VideoIndex
+from .video_index import VideoError
 from .video_lists import Listing, csv_files, listed_files, tree_of_frames, tree_of_videos
 from .video_manifest import PLACE, VideoManifest
 from .video_process import TIME_LIMIT, GivenUpError, ask, read_planned
@@ -113,22 +114,28 @@ class VideoClips(ClipSet):
         self.given_up: dict[int, str] = {}  # by this process, so that each stalls it only once
 
     def clip(self, index: int, position: float) -> UInt8[Tensor, "3 T H W"]:
-        frames = self.read(index, lambda video: self.times.pick(video.seconds, position))
+        with self.named(index):
+            how = self.plan(index)
+            frames = self.read(index, how, self.times.pick(how.index.seconds, position))
         return torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
 
-    def read(self, index: int, pick: Callable[[VideoIndex], Int64[np.ndarray, " T"]]) -> Frames:
-        """The frames of a video that `pick` chooses. Raises UnreadableVideoError."""
-        path = self.paths[index]
+    @contextmanager
+    def named(self, index: int) -> Iterator[None]:
+        """Whatever is wrong with a video becomes an UnreadableVideoError that says which."""
+        path = str(self.paths[index])
         if index in self.given_up:
-            raise UnreadableVideoError(str(path), self.given_up[index])
+            raise UnreadableVideoError(path, self.given_up[index])
         try:
-            how = self.plan(index)
-            return ask(path, self.limit, read_planned, how, pick(how.index), self.short_side)
+            yield
         except GivenUpError as problem:
             self.given_up[index] = str(problem)
-            raise UnreadableVideoError(str(path), str(problem)) from problem
+            raise UnreadableVideoError(path, str(problem)) from problem
         except (VideoError, OSError) as problem:
-            raise UnreadableVideoError(str(path), str(problem)) from problem
+            raise UnreadableVideoError(path, str(problem)) from problem
+
+    def read(self, index: int, how: ReadingPlan, numbers: Int64[np.ndarray, " T"]) -> Frames:
+        """Frames of a video, read as planned. Raises VideoError."""
+        return ask(self.paths[index], self.limit, read_planned, how, numbers, self.short_side)
 
     def plan(self, index: int) -> ReadingPlan:
         """How a video is read: as remembered, or found out now and remembered."""

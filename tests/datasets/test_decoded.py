@@ -47,9 +47,9 @@ def test_each_file_is_decoded_once_until_it_changes(folder, write, monkeypatch):
     before = decoded_clips(folder, "train", times=EVERY, size=48)
     read, asked = VideoClips.read, []
 
-    def counting(self, index, pick):
+    def counting(self, index, how, numbers):
         asked.append(self.name(index))
-        return read(self, index, pick)
+        return read(self, index, how, numbers)
 
     monkeypatch.setattr(VideoClips, "read", counting)
     decoded_clips(folder, "test", times=ClipTimes(2, fps=5.0), size=48)
