@@ -11,16 +11,17 @@ from tensordict import TensorDict
 
 from jepa import seeds
 
-from .planner import shifted
 from .protocols import ActionSpace, Energy, Plan, Planner, WorldModel
 
 
 def action_space_of(space: gymnasium.Space) -> ActionSpace:
-    """The box of one environment's actions. Raises TypeError for spaces that are not boxes."""
+    """The actions of one environment. Raises TypeError for what is neither Box nor Discrete."""
+    if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
+        return ActionSpace.one_of(int(space.n))
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
         raise TypeError(
-            f"planning needs a flat Box of continuous actions; got {space}. For a vector "
-            "environment pass its `single_action_space`"
+            f"planning needs a flat Box of continuous actions, or Discrete(n); got {space}. For a "
+            "vector environment pass its `single_action_space`"
         )
     return ActionSpace(torch.as_tensor(space.low), torch.as_tensor(space.high))
 
@@ -73,12 +74,13 @@ class PlanningAgent:
         return self._plan
 
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Actions [B, A] for a batch of observations."""
+        """Actions [B, A] for a batch of observations; numbers [B] where actions are discrete."""
         if self._plan is None or self._held == self.repeat:
             self._plan = self._decide(observation, self._plan)
             self._held = 0
         self._held += 1
-        return self._plan.actions[:, 0].numpy(force=True)
+        action = self._plan.actions[:, 0]
+        return (action.argmax(dim=1) if self.action_space.discrete else action).numpy(force=True)
 
     @torch.no_grad()
     def imagined(self, observation: Mapping[str, np.ndarray]) -> TensorDict:
@@ -94,7 +96,7 @@ class PlanningAgent:
             state,
             self.energy(goal),
             self.action_space,
-            None if last is None else shifted(last.actions),
+            None if last is None else last.later(),
             self._generator,
         )
 

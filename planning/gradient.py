@@ -9,18 +9,18 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .planner import Best, first_mean, noise, score
-from .protocols import ActionSpace, Energy, Generators, Plan, WorldModel
+from .planner import Best, Clock, Scorer, first_candidates, first_mean, noise
+from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientPlanner:
     """Adam (Kingma & Ba 2015) on the actions, projected onto the bounds after every step.
 
-    The first of the `restarts` starts is the warm start (or the middle of the box), the others
-    are Gaussian around it. Actions are optimised in half sides of the action box, so that
-    `learning_rate` means the same for every environment. A candidate whose gradient is not
-    finite stays where it is.
+    The first of the `restarts` starts is the warm start (or the middle of the box), then come the
+    candidates that it brings, and the others are Gaussian around it. Actions are optimised in half
+    sides of the action box, so that `learning_rate` means the same for every environment; it falls
+    to a tenth along half a cosine. A candidate whose gradient is not finite stays where it is.
 
     Args:
         horizon: actions per plan, H.
@@ -28,6 +28,10 @@ class GradientPlanner:
         iterations: steps of Adam.
         learning_rate: in half sides of the action box per step.
         std: deviation of the random starts, in half sides of the action box.
+        patience: stop when the best energies of all environments have not fallen by a share of
+            `tolerance` for so many steps; None: never.
+        tolerance: see patience.
+        seconds: begin no further step after this time; None: all steps.
     """
 
     horizon: int = 12
@@ -35,6 +39,9 @@ class GradientPlanner:
     iterations: int = 30
     learning_rate: float = 0.1
     std: float = 0.7
+    patience: int | None = None
+    tolerance: float = 1e-4
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.horizon, self.restarts, self.iterations) < 1 or self.learning_rate <= 0:
@@ -42,6 +49,8 @@ class GradientPlanner:
                 "need horizon, restarts and iterations of at least 1 and a positive "
                 f"learning_rate; got {self}"
             )
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience counts steps, from 1; got {self.patience}")
 
     @torch.enable_grad()
     def plan(
@@ -50,27 +59,48 @@ class GradientPlanner:
         state: TensorDict,
         energy: Energy,
         action_space: ActionSpace,
-        warm_start: Float[Tensor, "B H A"] | None,
+        warm_start: WarmStart | None,
         generator: Generators,
     ) -> Plan:
-        """See `Planner`. Diagnostics: `energy` [I + 1, B], best so far."""
-        batch, centre, radius = len(state), action_space.centre, action_space.radius
-        mean = first_mean(warm_start, batch, self.horizon, action_space)
-        draws = noise(self.restarts, batch, self.horizon, len(centre), generator)
-        draws[0] = 0
-        starts = (mean - centre) / radius + self.std * draws
+        """See `Planner`. Diagnostics: `energy` [steps + 1, B], best so far."""
+        centre, radius = action_space.centre, action_space.radius
+        mean = first_mean(warm_start, len(state), self.horizon, action_space)
+        given = torch.cat([mean[None], first_candidates(warm_start, mean, action_space)])
+        starts = self._starts((given - centre) / radius, generator)
         unit = starts.clamp(-1, 1).detach().requires_grad_()
         adam = torch.optim.Adam([unit], lr=self.learning_rate)
-        best, trace = Best.of(mean), []
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(
+            adam, self.iterations, self.learning_rate / 10
+        )
+        energy_of = Scorer(world_model, state, energy)
+        best, clock, trace = Best.of(mean), Clock(self.seconds), []
         for iteration in range(self.iterations + 1):
             actions = (centre + radius * unit).clamp(action_space.low, action_space.high)
-            energies = score(world_model, state, energy, actions)
+            energies = energy_of(actions)
             best.update(actions, energies)
             trace.append(best.energy)
-            if iteration < self.iterations:
-                (slope,) = torch.autograd.grad(energies.sum(), unit)
-                finite = slope.isfinite().all(dim=(2, 3), keepdim=True)
-                unit.grad = torch.where(finite, slope, 0.0)
-                adam.step()
-                unit.data.clamp_(-1, 1)
-        return Plan(best.actions, best.energy, {"energy": torch.stack(trace)})
+            if iteration == self.iterations or clock.over() or self._settled(trace):
+                break
+            (slope,) = torch.autograd.grad(energies.sum(), unit)
+            finite = slope.isfinite().all(dim=(2, 3), keepdim=True)
+            unit.grad = torch.where(finite, slope, 0.0)
+            adam.step()
+            falling.step()
+            unit.data.clamp_(-1, 1)
+        return Plan(best.actions, best.energy, diagnostics={"energy": torch.stack(trace)})
+
+    def _starts(
+        self, given: Float[Tensor, "K B H A"], generator: Generators
+    ) -> Float[Tensor, "R B H A"]:
+        """The given ones, and Gaussian ones around the first."""
+        given = given[: self.restarts]
+        _, batch, horizon, size = given.shape
+        draws = noise(self.restarts, batch, horizon, size, generator)[len(given) :]
+        return torch.cat([given, given[:1] + self.std * draws])
+
+    def _settled(self, trace: list[Float[Tensor, " B"]]) -> bool:
+        """Whether nothing has been gained for `patience` steps. Waits for the device."""
+        if self.patience is None or len(trace) <= self.patience:
+            return False
+        before, now = trace[-1 - self.patience], trace[-1]
+        return bool((before - now <= self.tolerance * before.abs()).all())

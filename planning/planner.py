@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .protocols import ActionSpace, Energy, Generators, WorldModel
+from .protocols import ActionSpace, Energy, Generators, WarmStart, WorldModel
 
 Candidates = Float[Tensor, "S B H A"]
 
@@ -36,49 +37,86 @@ def score(
     chunk: int | None = None,
 ) -> Float[Tensor, "S B"]:
     """Energies of candidate plans; at most about `chunk` rollouts are in memory at once."""
-    batch, horizon = actions.shape[1:3]
-    samples = len(actions) if chunk is None else max(1, chunk // batch)
-    energies = []
-    for some in actions.split(samples):
-        starts = state.expand(len(some), batch).reshape(-1)
-        states = world_model.rollout(starts, some.flatten(0, 1))
-        energies.append(energy(states.reshape(len(some), batch, horizon), some))
-    return torch.cat(energies)
+    return Scorer(world_model, state, energy, chunk)(actions)
+
+
+class Scorer:
+    """`score` for many calls: the starts are laid out once for each number of plans."""
+
+    def __init__(
+        self, world_model: WorldModel, state: TensorDict, energy: Energy, chunk: int | None = None
+    ) -> None:
+        self.world_model, self.state, self.energy, self.chunk = world_model, state, energy, chunk
+        self._starts: dict[int, TensorDict] = {}
+
+    def __call__(self, actions: Candidates) -> Float[Tensor, "S B"]:
+        samples = len(actions) if self.chunk is None else max(1, self.chunk // actions.shape[1])
+        if samples >= len(actions):
+            return self._score(actions)
+        return torch.cat([self._score(some) for some in actions.split(samples)])
+
+    def _score(self, actions: Candidates) -> Float[Tensor, "S B"]:
+        count, batch, horizon = actions.shape[:3]
+        if count not in self._starts:
+            self._starts[count] = self.state.expand(count, batch).reshape(-1)
+        states = self.world_model.rollout(self._starts[count], actions.flatten(0, 1))
+        return self.energy(states.reshape(count, batch, horizon), actions)
 
 
 def noise(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
     """Standard normal noise, from one generator or from one for each environment."""
+    return _drawn(torch.randn, samples, batch, horizon, size, generator)
+
+
+def uniform(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
+    """Uniform in [0, 1), as `noise`."""
+    return _drawn(torch.rand, samples, batch, horizon, size, generator)
+
+
+def _drawn(
+    draw: Callable[..., Tensor],
+    samples: int,
+    batch: int,
+    horizon: int,
+    size: int,
+    generator: Generators,
+) -> Candidates:
+    """In memory as [B, H, S, A], so that noise is coloured by one matrix product."""
     if isinstance(generator, torch.Generator):
-        shape = (samples, batch, horizon, size)
-        return torch.randn(shape, generator=generator, device=generator.device)
+        shape = (batch, horizon, samples, size)
+        return draw(shape, generator=generator, device=generator.device).permute(2, 0, 1, 3)
     if len(generator) != batch:
         raise ValueError(
             f"need one generator, or one for each of the {batch} environments; got {len(generator)}"
         )
-    shape = (samples, horizon, size)
+    shape = (horizon, samples, size)
     return torch.stack(
-        [torch.randn(shape, generator=one, device=one.device) for one in generator], dim=1
-    )
+        [draw(shape, generator=one, device=one.device) for one in generator]
+    ).permute(2, 0, 1, 3)
 
 
 def first_mean(
-    warm_start: Float[Tensor, "B H A"] | None, batch: int, horizon: int, space: ActionSpace
+    warm_start: WarmStart | None, batch: int, horizon: int, space: ActionSpace
 ) -> Float[Tensor, "B H A"]:
     """The plan to start from: the warm start inside the bounds, or the middle of the box."""
     wanted = (batch, horizon, len(space.low))
     if warm_start is None:
         return space.centre.expand(wanted)
-    if tuple(warm_start.shape) != wanted:
+    if tuple(warm_start.actions.shape) != wanted:
         raise ValueError(
-            f"warm_start must be [batch, horizon, action size] = {wanted}; got "
-            f"{tuple(warm_start.shape)}"
+            f"warm_start must have actions [batch, horizon, action size] = {wanted}; got "
+            f"{tuple(warm_start.actions.shape)}"
         )
-    return warm_start.nan_to_num().clamp(space.low, space.high)
+    return warm_start.actions.nan_to_num().clamp(space.low, space.high)
 
 
-def shifted(actions: Float[Tensor, "B H A"]) -> Float[Tensor, "B H A"]:
-    """A plan one step later: the first action dropped, the last one held."""
-    return torch.cat([actions[:, 1:], actions[:, -1:]], dim=1)
+def first_candidates(
+    warm_start: WarmStart | None, mean: Float[Tensor, "B H A"], space: ActionSpace
+) -> Candidates:
+    """The plans to try beside the first mean, inside the bounds; there may be none."""
+    if warm_start is None or warm_start.candidates is None:
+        return mean.new_empty(0, *mean.shape)
+    return warm_start.candidates.nan_to_num().clamp(space.low, space.high)
 
 
 @dataclass
@@ -102,3 +140,15 @@ class Best:
         self.actions = torch.where(better[:, None, None], chosen, self.actions)
         self.energy = torch.where(better, least, self.energy)
         return energy
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time budget, for planners that can stop at any iteration."""
+
+    seconds: float | None
+    began: float = field(default_factory=time.perf_counter)
+
+    def over(self) -> bool:
+        """Whether the budget is used up; never without one."""
+        return self.seconds is not None and time.perf_counter() - self.began >= self.seconds

@@ -51,10 +51,11 @@ class Energy(Protocol):
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """A box of continuous actions."""
+    """A box of continuous actions, or A discrete ones, which are planned as one-hot vectors."""
 
     low: Float[Tensor, " A"]
     high: Float[Tensor, " A"]
+    discrete: bool = False
 
     def __post_init__(self) -> None:
         if not (self.low < self.high).all() or not (self.high - self.low).isfinite().all():
@@ -62,6 +63,11 @@ class ActionSpace:
                 f"an action space needs finite low < high; got {self.low.tolist()} and "
                 f"{self.high.tolist()}"
             )
+
+    @classmethod
+    def one_of(cls, count: int) -> ActionSpace:
+        """One of so many discrete actions."""
+        return cls(torch.zeros(count), torch.ones(count), discrete=True)
 
     @property
     def centre(self) -> Float[Tensor, " A"]:
@@ -75,17 +81,50 @@ class ActionSpace:
 
 
 @dataclass(frozen=True)
+class WarmStart:
+    """What is known before planning, usually of the last plan: see `Plan.later`.
+
+    actions: the plan to start from; it is put inside the bounds.
+    std: how unsure of each action, in the action's units; None: the planner's own first deviation.
+    candidates: further plans to try, such as the elite of the last search; None: none.
+    """
+
+    actions: Float[Tensor, "B H A"]
+    std: Float[Tensor, "B H A"] | None = None
+    candidates: Float[Tensor, "K B H A"] | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """The best plan found for each environment.
 
     actions: inside the bounds.
     energy: its energy; infinite where no candidate had a finite one.
+    std: the deviation of the last Gaussian, in the action's units; None: the planner has none.
+    candidates: the best of the last iteration, best first; None: the planner keeps none.
     diagnostics: named, [I] or [I, B] over the planner's iterations.
     """
 
     actions: Float[Tensor, "B H A"]
     energy: Float[Tensor, " B"]
+    std: Float[Tensor, "B H A"] | None = None
+    candidates: Float[Tensor, "K B H A"] | None = None
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+    def later(self, *, keep_std: bool = False) -> WarmStart:
+        """Where to start one decision later: the first actions dropped, the last ones held.
+
+        keep_std: start from the last deviation too, instead of the planner's first one.
+        """
+
+        def shifted(sequences: Tensor) -> Tensor:
+            return torch.cat([sequences[..., 1:, :], sequences[..., -1:, :]], dim=-2)
+
+        return WarmStart(
+            actions=shifted(self.actions),
+            std=shifted(self.std) if keep_std and self.std is not None else None,
+            candidates=None if self.candidates is None else shifted(self.candidates),
+        )
 
 
 @runtime_checkable
@@ -98,7 +137,7 @@ class Planner(Protocol):
         state: TensorDict,
         energy: Energy,
         action_space: ActionSpace,
-        warm_start: Float[Tensor, "B H A"] | None,
+        warm_start: WarmStart | None,
         generator: Generators,
     ) -> Plan:
         """Plans for every state [B], starting from `warm_start` or from the middle of the box."""

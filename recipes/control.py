@@ -17,6 +17,9 @@ from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
 from ..planning.cem import CEM
 from ..planning.energies import GoalDistance
 from ..planning.evaluation import Agent, Evaluation, evaluate
+from ..planning.gradient import GradientPlanner
+from ..planning.icem import ICEM
+from ..planning.mppi import MPPI
 from ..planning.oracle import TrueDynamics, WayToGoal
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
@@ -61,7 +64,7 @@ def control(
     rooms: TwoRooms = TwoRooms(),  # noqa: B008
     experience: Experience = Experience(),  # noqa: B008
     dynamics: Dynamics = Dynamics(),  # noqa: B008
-    planner: CEM = CEM(),  # noqa: B008
+    planner: CEM | ICEM | MPPI | GradientPlanner = CEM(),  # noqa: B008
     play: Play = Play(),
     name: str = "two_rooms",
     seed: int = 0,
@@ -75,7 +78,8 @@ def control(
         rooms: the world.
         experience: what is collected.
         dynamics: the latent world model and its training.
-        planner: the cross-entropy method, for the latent models and for the oracle.
+        planner: for the latent models and for the oracle; another one than CEM is named by its
+            class_path, e.g. --planner=ICEM.
         play: the comparison.
         name: of the recipe, in results.
         seed: of everything.

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
 from tensordict import TensorDict
 
+from jepa.planning.categorical_cem import CategoricalCEM
 from jepa.planning.cem import CEM
 from jepa.planning.energies import ActionEffort, ComposableEnergy, GoalDistance
 from jepa.planning.gradient import GradientPlanner
-from jepa.planning.planner import shifted, unroll
-from jepa.planning.protocols import ActionSpace
+from jepa.planning.hybrid import Hybrid
+from jepa.planning.icem import ICEM, adapted
+from jepa.planning.mppi import MPPI
+from jepa.planning.planner import unroll
+from jepa.planning.protocols import ActionSpace, Plan, Planner, WarmStart
+from jepa.planning.sampling import (
+    Elite,
+    Gaussian,
+    geometric,
+    log_ranks,
+    power_law,
+    shares,
+    weighted,
+)
+from jepa.planning.shooting import RandomShooting
 
 H, A = 5, 2
 STEP = torch.tensor([[1.0, 0.1], [0.0, 0.9]])
@@ -72,11 +89,16 @@ def optimum(start, goal, size):
     return u.reshape(H, A), float(((tall @ u - wanted) ** 2).sum())
 
 
-CEM_FINE = CEM(horizon=H, samples=256, iterations=40, elites=24, min_std=0.001)
+CEM_FINE = CEM(horizon=H, samples=384, iterations=40, elites=36, min_std=0.001)
+ICEM_FINE = ICEM(horizon=H, samples=128, iterations=30, elites=24, min_std=0.0)
 ADAM_FINE = GradientPlanner(horizon=H, restarts=3, iterations=120, learning_rate=0.06)
+MPPI_FINE = MPPI(
+    horizon=H, samples=256, iterations=100, elites=64, temperature=0.02, adapt=0.2, min_std=0.01
+)
+HYBRID_FINE = Hybrid(first=CEM(horizon=H, elites=12, iterations=2), then=ADAM_FINE)
 
 
-@pytest.mark.parametrize("planner", [CEM_FINE, ADAM_FINE])
+@pytest.mark.parametrize("planner", [CEM_FINE, ICEM_FINE, MPPI_FINE, ADAM_FINE, HYBRID_FINE])
 @pytest.mark.parametrize("size", [5.0, 0.3])
 def test_linear_quadratic_optimum(planner, size):
     state, goal, energy = problem()
@@ -91,9 +113,16 @@ def test_linear_quadratic_optimum(planner, size):
     assert plan.actions.abs().max() <= size
 
 
-PLANNERS = [
+SAMPLING: list[Planner] = [
     CEM(horizon=H, samples=32, iterations=3, elites=6, correlation=0.5),
+    ICEM(horizon=H, samples=32, iterations=3, elites=6, decay=1.25),
+    MPPI(horizon=H, samples=32, iterations=3, beta=1.0),
+]
+PLANNERS: list[Planner] = [
+    *SAMPLING,
+    RandomShooting(horizon=H, samples=64),
     GradientPlanner(horizon=H, restarts=4, iterations=6),
+    Hybrid(first=SAMPLING[1], then=GradientPlanner(horizon=H, restarts=8, iterations=4)),
 ]
 
 
@@ -188,19 +217,24 @@ def test_the_warm_start_is_a_candidate_and_is_put_inside_the_bounds(planner):
     )
     warm = torch.as_tensor(best, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
-    plan = planner.plan(Linear(), state, energy, box(5.0), warm, generator)
+    plan = planner.plan(Linear(), state, energy, box(5.0), WarmStart(warm), generator)
     known = energy(Linear().rollout(state, warm), warm)
     assert (plan.energy <= known + 1e-5).all()
-    plan = planner.plan(Linear(), state, energy, box(0.1), warm * 100, generator)
+    elsewhere = WarmStart(-warm, candidates=torch.stack([warm * 1.5, warm]))
+    plan = planner.plan(Linear(), state, energy, box(5.0), elsewhere, generator)
+    assert (plan.energy <= known + 1e-5).all()
+    outside = WarmStart(warm * 100, candidates=warm[None] * 100)
+    plan = planner.plan(Linear(), state, energy, box(0.1), outside, generator)
     assert plan.actions.abs().max() <= 0.1 + 1e-7
-    with pytest.raises(ValueError, match="warm_start must be"):
-        planner.plan(Linear(), state, energy, box(1.0), warm[:, 1:], generator)
+    with pytest.raises(ValueError, match="warm_start must have actions"):
+        planner.plan(Linear(), state, energy, box(1.0), WarmStart(warm[:, 1:]), generator)
 
 
-def test_chunks_change_nothing():
+@pytest.mark.parametrize("planner", [*SAMPLING, RandomShooting(horizon=H, samples=30)])
+def test_chunks_change_nothing(planner):
     state, _, energy = problem()
     plans = [
-        CEM(horizon=H, samples=30, iterations=2, elites=5, chunk=chunk).plan(
+        replace(planner, chunk=chunk).plan(
             Linear(), state, energy, box(1.0), None, torch.Generator().manual_seed(0)
         )
         for chunk in (None, 1, 7, 1000)
@@ -208,10 +242,175 @@ def test_chunks_change_nothing():
     assert all(torch.allclose(plan.actions, plans[0].actions, atol=1e-6) for plan in plans)
 
 
+class Slow(Linear):
+    """Counts its rollouts, and takes its time."""
+
+    calls = 0
+
+    def rollout(self, state, actions):
+        self.calls += 1
+        time.sleep(0.02)
+        return super().rollout(state, actions)
+
+
+@pytest.mark.parametrize(
+    "planner", [*SAMPLING, GradientPlanner(horizon=H, restarts=2, iterations=1000)]
+)
+def test_a_time_budget_ends_the_search_and_the_plan_is_whole(planner):
+    state, _, energy = problem()
+    model, generator = Slow(), torch.Generator().manual_seed(0)
+    hurried = replace(planner, iterations=1000, seconds=0.05)
+    plan = hurried.plan(model, state, energy, box(1.0), None, generator)
+    assert 2 <= model.calls <= 6
+    again = energy(Linear().rollout(state, plan.actions), plan.actions)
+    assert torch.allclose(again, plan.energy, atol=1e-5)
+
+
+def test_gradients_stop_when_nothing_is_gained():
+    state, _, energy = problem()
+    patient = GradientPlanner(horizon=H, restarts=2, iterations=1000, patience=5, tolerance=1e-3)
+    plan = patient.plan(Linear(), state, energy, box(1.0), None, torch.Generator().manual_seed(0))
+    trace = plan.diagnostics["energy"]
+    assert 10 < len(trace) < 300
+    gained = (trace[-6] - trace[-1]) / trace[-6].abs()
+    assert (gained <= 1e-3).all()
+    before = (trace[-7] - trace[-2]) / trace[-7].abs()
+    assert (before > 1e-3).any()
+
+
+def test_plans_are_carried_one_step_later():
+    actions = torch.arange(6.0).reshape(1, 3, 2)
+    plan = Plan(actions, torch.zeros(1), std=actions + 10, candidates=actions[None] + 20)
+    start = plan.later(keep_std=True)
+    later = torch.tensor([[[2.0, 3.0], [4.0, 5.0], [4.0, 5.0]]])
+    assert torch.equal(start.actions, later)
+    assert start.std is not None
+    assert torch.equal(start.std, later + 10)
+    assert start.candidates is not None
+    assert torch.equal(start.candidates, later[None] + 20)
+    assert plan.later().std is None
+
+
+def test_the_deviation_of_a_warm_start_is_where_the_search_begins():
+    state, _, energy = problem()
+    narrow = WarmStart(torch.zeros(3, H, A), std=torch.full((3, H, A), 1e-4))
+    for planner in SAMPLING:
+        one = replace(planner, iterations=1)
+        plan = one.plan(Linear(), state, energy, box(1.0), narrow, torch.Generator().manual_seed(0))
+        assert 0 < plan.actions.abs().max() < 1e-3
+
+
+def elite(count=4, batch=2):
+    generator = torch.Generator().manual_seed(3)
+    actions = torch.randn(count, batch, H, A, generator=generator)
+    energy = torch.rand(count, batch, generator=generator).sort(dim=0).values
+    energy[-1, 0] = torch.inf
+    return Elite(actions, energy)
+
+
+def test_refitting_against_numpy():
+    some, old = elite(), Gaussian(torch.zeros(2, H, A), torch.ones(2, H, A))
+    weight = torch.tensor([4.0, 3.0, 2.0, 1.0])[:, None].expand(4, 2)
+    new = weighted(old, some, weight)
+    for b, finite in enumerate((3, 4)):
+        w = np.array([4.0, 3.0, 2.0, 1.0][:finite])
+        x = some.actions[:finite, b].double().numpy()
+        mean = np.average(x, axis=0, weights=w)
+        std = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w))
+        assert np.allclose(new.mean[b], mean, atol=1e-6)
+        assert np.allclose(new.std[b], std, atol=1e-6)
+    nothing = Elite(some.actions, torch.full((4, 2), torch.inf))
+    kept = weighted(old, nothing, weight)
+    assert torch.equal(kept.mean, old.mean)
+    assert torch.equal(kept.std, old.std)
+
+
+def test_log_rank_weights_are_those_of_the_tutorial():
+    weight = log_ranks(elite())
+    assert torch.allclose(weight[:, 1], torch.tensor([4.5 / i for i in (1, 2, 3, 4)]).log())
+    assert torch.allclose(shares(elite(), weight).sum(dim=0), torch.ones(2))
+
+
+def test_the_learnt_correlation_against_numpy():
+    some, root, adapt = elite(), geometric(H, 0.6), 0.4
+    share = shares(some, log_ranks(some))
+    found = adapted(root, some.actions, share, adapt)
+    old = (root @ root.T).double().numpy()
+    for b in range(2):
+        w, x = share[:, b].double().numpy(), some.actions[:, b].double().numpy()
+        unit = x / np.sqrt(np.einsum("k,kha->ha", w, x**2))
+        wanted = np.einsum("k,kia,kja->ij", w, unit, unit) / A
+        assert np.allclose(np.diag(wanted), 1)
+        new = (1 - adapt) * old + adapt * wanted + 1e-4 * np.eye(H)
+        assert np.allclose((found[b] @ found[b].T).numpy(), new, atol=1e-5)
+    none = adapted(root, some.actions, torch.zeros(4, 2), adapt)
+    assert np.allclose((none[0] @ none[0].T).numpy(), old, atol=2e-4)
+    still = adapted(root, torch.zeros(4, 2, H, A), torch.full((4, 2), 0.25), adapt)
+    assert still.isfinite().all()
+
+
 def test_coloured_noise_has_the_stated_correlation():
-    root = CEM(horizon=H, correlation=0.8)._colour(torch.zeros(1, H, A))
     wanted = 0.8 ** torch.tensor([[abs(i - j) for j in range(H)] for i in range(H)])
-    assert torch.allclose(root @ root.T, wanted, atol=1e-6)
+    assert torch.allclose(geometric(H, 0.8) @ geometric(H, 0.8).T, wanted, atol=1e-6)
+    white = torch.randn(40_000, 1, H, A, generator=torch.Generator().manual_seed(0))
+    drawn = Gaussian(torch.zeros(1, H, A), torch.ones(1, H, A), geometric(H, 0.8)).draw(white)
+    assert np.abs(np.corrcoef(drawn[:, 0, :, 0].T) - wanted.numpy()).max() < 0.02
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+def test_power_law_noise_against_the_fast_fourier_transform(beta):
+    horizon = 12
+    root = power_law(horizon, beta).double().numpy()
+    power = np.maximum(np.arange(horizon + 1), 1.0) ** -beta
+    circle = np.fft.irfft(power)  # the autocovariance of noise of period 2 horizon
+    wanted = circle[:horizon] / circle[0]
+    for i in range(horizon):
+        for j in range(horizon):
+            assert (root @ root.T)[i, j] == pytest.approx(wanted[abs(i - j)], abs=1e-5)
+    assert np.allclose(power_law(horizon, 0.0), np.eye(horizon), atol=1e-6)
+
+
+class Counter(Linear):
+    """The latent adds up the numbers of the discrete actions taken, times the step's weight."""
+
+    def step(self, state, action):
+        taken = action @ torch.arange(action.shape[-1], dtype=action.dtype)
+        latent = 1.7 * state["latent"] + taken[:, None] - 1
+        return TensorDict({"latent": latent}, batch_size=state.batch_size)
+
+
+def test_discrete_plans_are_the_best_of_all_sequences():
+    count, horizon = 3, 4
+    state = Linear().encode(torch.tensor([[0.3], [-0.4]]))
+    energy = SquaredDistance(torch.tensor([[3.21], [-2.1]]))
+    grid = torch.cartesian_prod(*[torch.arange(count)] * horizon)
+    every = torch.nn.functional.one_hot(grid, count).float()
+    planner = CategoricalCEM(horizon=horizon, samples=64, iterations=8, elites=8)
+    space = ActionSpace.one_of(count)
+    plan = planner.plan(Counter(), state, energy, space, None, torch.Generator().manual_seed(0))
+    for b in range(2):
+        states = Counter().rollout(state[b : b + 1].expand(len(every)), every)
+        least = (states["latent"][:, -1] - energy.goal[b]).square().sum(-1).min()
+        assert plan.energy[b].item() == pytest.approx(least.item(), abs=1e-5)
+    assert torch.equal(plan.actions.sum(dim=-1), torch.ones(2, horizon))
+    assert ((plan.actions == 0) | (plan.actions == 1)).all()
+    again = planner.plan(
+        Counter(), state, energy, space, plan.later(), torch.Generator().manual_seed(1)
+    )
+    assert again.actions.shape == plan.actions.shape
+    alone = [
+        planner.plan(
+            Counter(), state[[b]], SquaredDistance(energy.goal[[b]]), space, None,
+            [torch.Generator().manual_seed(b)],
+        )
+        for b in range(2)
+    ]  # fmt: skip
+    both = planner.plan(
+        Counter(), state, energy, space, None, [torch.Generator().manual_seed(b) for b in range(2)]
+    )
+    assert torch.equal(both.actions, torch.cat([one.actions for one in alone]))
+    with pytest.raises(ValueError, match="discrete actions"):
+        planner.plan(Counter(), state, energy, box(1.0), None, torch.Generator())
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
@@ -235,16 +434,23 @@ def test_energies_against_loops_and_with_sample_dimensions(norm, steps):
     assert torch.allclose(alone, found[0])
 
 
-def test_shifted_drops_the_first_and_holds_the_last():
-    actions = torch.arange(6.0).reshape(1, 3, 2)
-    assert shifted(actions).tolist() == [[[2, 3], [4, 5], [4, 5]]]
-
-
 def test_wrong_numbers_are_refused():
     with pytest.raises(ValueError, match="elites must be between"):
         CEM(samples=4, elites=5)
     with pytest.raises(ValueError, match="correlation"):
         CEM(correlation=1.0)
+    with pytest.raises(ValueError, match="these are shares"):
+        ICEM(keep=1.5)
+    with pytest.raises(ValueError, match="decay >= 1"):
+        ICEM(decay=0.5)
+    with pytest.raises(ValueError, match="temperature > 0"):
+        MPPI(temperature=0.0)
+    with pytest.raises(ValueError, match="elites <= samples"):
+        CategoricalCEM(samples=4, elites=5)
+    with pytest.raises(ValueError, match="at least 1"):
+        RandomShooting(samples=0)
+    with pytest.raises(ValueError, match="patience counts steps"):
+        GradientPlanner(patience=0)
     with pytest.raises(ValueError, match="learning_rate"):
         GradientPlanner(learning_rate=0.0)
     with pytest.raises(ValueError, match="finite low < high"):

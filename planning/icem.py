@@ -1,0 +1,115 @@
+"""Planning by the improved cross-entropy method; its noise learns the colour of good plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from tensordict import TensorDict
+from torch import Tensor
+
+from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
+from .sampling import Elite, Gaussian, Sampling, log_ranks, power_law, shares, weighted
+
+
+@dataclass(frozen=True, kw_only=True)
+class ICEM(Sampling):
+    """The improved cross-entropy method (iCEM; Pinneri et al. 2020, arXiv:2008.06389), adapting.
+
+    As published: noise whose power falls with frequency as f^-beta; the best of one iteration are
+    candidates of the next, and those of the last plan, one step later, of the first; fewer samples
+    in every iteration; a Gaussian with inertia. What is carried out is the best plan ever seen.
+
+    Beyond it, as in CMA-ES (Hansen 2016, arXiv:1604.00772): better plans count more, by the
+    logarithm of their rank; the deviation is stretched a little, against shrinking too soon; and
+    the correlation of the steps is learnt from where the elite went, so that the search goes far
+    where energy is flat and little where it is steep. One correlation serves all action
+    components. `adapt` 0 and `stretch` 1 leave these two out.
+
+    Args:
+        elites: candidates that the Gaussian is refitted to.
+        beta: exponent of the first noise: 0 white, 1 pink, 2 brown.
+        inertia: share of the old mean and deviation in the new ones.
+        keep: share of the elite that stays.
+        decay: each iteration has so many times fewer samples than the one before, but at least
+            twice the elite; published with 1.25.
+        adapt: share of the elite's correlation in the new one.
+        stretch: of the elite's deviation.
+    """
+
+    elites: int = 12
+    beta: float = 2.0
+    inertia: float = 0.1
+    keep: float = 0.3
+    decay: float = 1.0
+    adapt: float = 0.5
+    stretch: float = 1.2
+
+    def __post_init__(self) -> None:
+        self.check(self.elites)
+        shares = {name: getattr(self, name) for name in ("inertia", "keep", "adapt")}
+        if not all(0 <= share <= 1 for share in shares.values()):
+            raise ValueError(f"these are shares, in [0, 1]; got {shares}")
+        if self.beta < 0 or self.decay < 1 or self.stretch < 1:
+            raise ValueError(
+                "need beta >= 0, decay >= 1 and stretch >= 1; got "
+                f"{self.beta}, {self.decay} and {self.stretch}"
+            )
+
+    @torch.no_grad()
+    def plan(
+        self,
+        world_model: WorldModel,
+        state: TensorDict,
+        energy: Energy,
+        action_space: ActionSpace,
+        warm_start: WarmStart | None,
+        generator: Generators,
+    ) -> Plan:
+        """See `Planner`, and `search` for the diagnostics."""
+        fewest = min(2 * self.elites, self.samples)
+        sizes = [round(self.samples * self.decay**-i) for i in range(self.iterations)]
+        return self.search(
+            world_model, state, energy, action_space, warm_start, generator,
+            root=power_law(self.horizon, self.beta),
+            counts=[max(size, fewest) for size in sizes],
+            elites=self.elites,
+            kept=round(self.keep * self.elites),
+            refit=self._refit,
+        )  # fmt: skip
+
+    def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
+        weight = log_ranks(elite)
+        new = weighted(old, elite, weight)
+        root = old.root
+        if self.adapt:
+            assert root is not None
+            root = adapted(root, elite.actions - old.mean, shares(elite, weight), self.adapt)
+        return Gaussian(
+            new.mean.lerp(old.mean, self.inertia),
+            (self.stretch * new.std).lerp(old.std, self.inertia),
+            root,
+        )
+
+
+def adapted(
+    root: Float[Tensor, "*B H H"],
+    moved: Float[Tensor, "K B H A"],
+    share: Float[Tensor, "K B"],
+    adapt: float,
+) -> Float[Tensor, "B H H"]:
+    """Root of (1 - adapt) C + adapt E: C = root root^T, E the correlation of the elite's moves.
+
+    Moves are measured from the old mean, as in CMA-ES's rank-mu update, so that the way the search
+    went counts as well as the width of the elite; each step and component on its own scale. Where
+    the elite is empty, C stays.
+    """
+    scale = torch.einsum("kb,kbha->bha", share, moved.square()).sqrt()
+    unit = moved / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+    elite = torch.einsum("kb,kbia,kbja->bij", share, unit, unit) / moved.shape[-1]
+    empty = share.sum(dim=0)[:, None, None] == 0
+    old = root @ root.transpose(-2, -1)
+    new = torch.where(empty, old, old.lerp(elite, adapt))
+    new.diagonal(dim1=-2, dim2=-1).fill_(1 + 1e-4)  # the elite's is 1, or 0 where nothing moved
+    return torch.linalg.cholesky(new)

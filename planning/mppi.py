@@ -1,0 +1,66 @@
+"""Planning by model predictive path integral control: every sample counts by its energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import TensorDict
+
+from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
+from .sampling import Elite, Gaussian, Sampling, power_law, weighted
+
+
+@dataclass(frozen=True, kw_only=True)
+class MPPI(Sampling):
+    """Model predictive path integral control (Williams et al. 2017, IEEE Trans. Robotics 34).
+
+    The mean of the samples, weighted by exp(-(energy - least) / temperature). As in the paper all
+    samples count and the deviation stays; with `elites` and `adapt` 1 it is the planner of TD-MPC
+    (Hansen et al. 2022, arXiv:2203.04955). What is carried out is the best of the samples and the
+    mean.
+
+    Args:
+        temperature: in the unit of the energy.
+        elites: the best samples, which alone count; None: all.
+        beta: exponent of the noise's power over frequency; 0 is white.
+        adapt: share of the samples' weighted deviation in the new one; 0 keeps the first.
+    """
+
+    temperature: float = 0.5
+    elites: int | None = None
+    beta: float = 0.0
+    adapt: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check(self.samples if self.elites is None else self.elites)
+        if self.temperature <= 0 or self.beta < 0 or not 0 <= self.adapt <= 1:
+            raise ValueError(
+                "need temperature > 0, beta >= 0 and 0 <= adapt <= 1; got "
+                f"{self.temperature}, {self.beta} and {self.adapt}"
+            )
+
+    @torch.no_grad()
+    def plan(
+        self,
+        world_model: WorldModel,
+        state: TensorDict,
+        energy: Energy,
+        action_space: ActionSpace,
+        warm_start: WarmStart | None,
+        generator: Generators,
+    ) -> Plan:
+        """See `Planner`, and `search` for the diagnostics."""
+        return self.search(
+            world_model, state, energy, action_space, warm_start, generator,
+            root=power_law(self.horizon, self.beta) if self.beta else None,
+            counts=[self.samples] * self.iterations,
+            elites=self.samples if self.elites is None else self.elites,
+            kept=0,
+            refit=self._refit,
+        )  # fmt: skip
+
+    def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
+        weight = torch.exp((elite.energy[:1] - elite.energy) / self.temperature)
+        new = weighted(old, elite, weight)
+        return new._replace(std=old.std.lerp(new.std, self.adapt))
