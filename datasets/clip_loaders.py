@@ -83,7 +83,10 @@ class TrainClipBatches(Batches):
         return len(self.clips)
 
     def __getitem__(self, step: int) -> ClipBatch:
-        indices, seeds = self.samples.at(step)
+        return self.of(*self.samples.at(step))
+
+    def of(self, indices: Int64[Tensor, " B"], seeds: Sequence[int]) -> ClipBatch:
+        """A clip of each of these videos, its place and augmentation under its own seed."""
         if isinstance(self.clips, InMemoryClips):
             return self._from_memory(self.clips, indices, seeds)
         return self._one_by_one(self.clips, indices.tolist(), seeds)

@@ -102,7 +102,10 @@ class TrainBatches(Batches):
         return len(self.images)
 
     def __getitem__(self, step: int) -> ImageBatch:
-        indices, seeds = self.samples.at(step)
+        return self.of(*self.samples.at(step))
+
+    def of(self, indices: Int64[Tensor, " B"], seeds: Sequence[int]) -> ImageBatch:
+        """These images, each augmented under its own seed."""
         images, labels, unreadable = self.read(indices)
         return ImageBatch(self.augmented(images, seeds), labels, unreadable)
 
