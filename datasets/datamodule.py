@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -80,9 +80,23 @@ class EvaluationLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in batch_loader(self.batches, range(len(self)), self.workers):
+        return self.only(range(len(self)))
+
+    def only(self, numbers: Sequence[int]) -> Iterator[Any]:
+        """The batches of these numbers, in their order."""
+        for batch in batch_loader(self.batches, numbers, self.workers):
             self.unreadable.add(batch.unreadable)
             yield batch
+
+    @property
+    def described(self) -> Mapping[str, int | str]:
+        """Which samples are shown, and how they become pixels."""
+        return self.batches.described
+
+    @property
+    def batch_size(self) -> int:
+        """How the samples are cut into batches."""
+        return self.batches.batch_size
 
 
 class DataModule(LightningDataModule, Generic[Source]):

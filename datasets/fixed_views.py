@@ -10,7 +10,7 @@ from torch import Tensor
 from jepa.seeds import derive
 
 from .clip_loaders import TrainClipBatches
-from .loaders import CountedBatches, TrainBatches
+from .loaders import CountedBatches, TrainBatches, named_rows
 
 
 class FixedViewBatch(NamedTuple):
@@ -42,6 +42,7 @@ class FixedViews(CountedBatches):
     ) -> None:
         self.batches, self.rows, self.noun = batches, rows, batches.noun
         self.count, self.seed, self.batch_size = count, seed, batch_size
+        self.described = {"rows": named_rows(rows), "views": count}
 
     @property
     def total(self) -> int:
