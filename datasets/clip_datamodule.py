@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -65,11 +66,13 @@ class ClipDataModule(DataModule[ClipSet]):
             channels=channels,
             batch_size=batch_size,
             seed=seed,
+            crop_scale=crop_scale,
+            flip=flip,
             workers=workers,
             max_unreadable=max_unreadable,
         )
         self.frames, self.step, self.fps, self.reader = frames, step, fps, reader
-        self.crop_scale, self.flip, self.stills = crop_scale, flip, stills
+        self.stills = stills
         self.clips_per_video, self.squares_per_clip = clips_per_video, squares_per_clip
 
     @property
@@ -96,23 +99,19 @@ class ClipDataModule(DataModule[ClipSet]):
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
     ) -> TrainLoader:
         """Training batches of one process, from step `start()` on; see `TrainClipBatches`."""
-        options = {
-            "batch_size": self.batch_size,
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "seed": self.seed,
-            "crop_scale": self.crop_scale,
-            "flip": self.flip,
-            "rank": rank,
-            "world_size": world_size,
-        }
-        batches = TrainClipBatches(self.images("train"), **options)
+        ranks = {"rank": rank, "world_size": world_size}
+        batches = self.train_batches(**ranks)
         if self.stills is not None:
-            images = TrainBatches(self._images_beside(self.stills), **options)
+            beside = self._images_beside(self.stills)
+            images = TrainBatches(beside, **self.augmentation(**ranks))
             batches = MixedBatches(batches, images, weight=self.stills.weight, seed=self.seed)
         return TrainLoader(
             batches, start=start, workers=self.workers, max_unreadable=self.max_unreadable
         )
+
+    def train_batches(self, **options: Any) -> TrainClipBatches:
+        """See `TrainClipBatches`, which takes the options."""
+        return TrainClipBatches(self.images("train"), **self.augmentation(**options))
 
     def _images_beside(self, stills: Stills) -> ImageSet:
         """The training images, checked for unreadable ones."""

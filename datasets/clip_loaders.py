@@ -19,7 +19,7 @@ from jepa.seeds import derive
 from .clips import ClipSet, InMemoryClips
 from .crops import draw_crops, draws, random_flips, resized_crops
 from .images import UnreadableImageError
-from .loaders import Batches, CountedBatches
+from .loaders import Batches, CountedBatches, named_rows
 from .samples import Samples, read_or_next
 from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
 
@@ -83,7 +83,10 @@ class TrainClipBatches(Batches):
         return len(self.clips)
 
     def __getitem__(self, step: int) -> ClipBatch:
-        indices, seeds = self.samples.at(step)
+        return self.of(*self.samples.at(step))
+
+    def of(self, indices: Int64[Tensor, " B"], seeds: Sequence[int]) -> ClipBatch:
+        """A clip of each of these videos, its place and augmentation under its own seed."""
         if isinstance(self.clips, InMemoryClips):
             return self._from_memory(self.clips, indices, seeds)
         return self._one_by_one(self.clips, indices.tolist(), seeds)
@@ -156,6 +159,14 @@ class EvaluationClipBatches(CountedBatches):
         self.times, self.squares, self.views = times, squares, times * squares
         self.videos = max(1, batch_size // self.views)
         self.rows = torch.arange(len(clips)) if rows is None else rows
+        self.batch_size = batch_size
+        self.described = {
+            "image_size": image_size,
+            "channels": channels,
+            "rows": named_rows(self.rows),
+            "times": times,
+            "squares": squares,
+        }
         self.recolour = to_channels(clips.channels, channels)
 
     @property

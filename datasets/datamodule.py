@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader
 from jepa.seeds import generator
 
 from .augmented_views import ViewBatches, Views
+from .clip_loaders import TrainClipBatches
 from .clips import ClipSet, InMemoryClips
+from .fixed_views import FixedViews
 from .images import ImageSet, InMemoryImages, Split, open_images
 from .loaders import Batches, CountedBatches, EvaluationBatches, TrainBatches
 from .reading import UnreadableTally, scan
@@ -78,9 +80,23 @@ class EvaluationLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in batch_loader(self.batches, range(len(self)), self.workers):
+        return self.only(range(len(self)))
+
+    def only(self, numbers: Sequence[int]) -> Iterator[Any]:
+        """The batches of these numbers, in their order."""
+        for batch in batch_loader(self.batches, numbers, self.workers):
             self.unreadable.add(batch.unreadable)
             yield batch
+
+    @property
+    def described(self) -> Mapping[str, int | str]:
+        """Which samples are shown, and how they become pixels."""
+        return self.batches.described
+
+    @property
+    def batch_size(self) -> int:
+        """How the samples are cut into batches."""
+        return self.batches.batch_size
 
 
 class DataModule(LightningDataModule, Generic[Source]):
@@ -97,12 +113,14 @@ class DataModule(LightningDataModule, Generic[Source]):
         channels: int | None,
         batch_size: int,
         seed: int,
+        crop_scale: tuple[float, float] | None,
+        flip: bool,
         workers: int | None,
         max_unreadable: float,
     ) -> None:
         super().__init__()
         self.source, self.batch_size, self.seed = source, batch_size, seed
-        self.max_unreadable = max_unreadable
+        self.crop_scale, self.flip, self.max_unreadable = crop_scale, flip, max_unreadable
         self._image_size, self._channels, self._workers = image_size, channels, workers
         self._sets: dict[Split, Source] = {}
 
@@ -121,6 +139,33 @@ class DataModule(LightningDataModule, Generic[Source]):
         self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 256
     ) -> EvaluationLoader:
         """A split in order, or the samples `rows` of it, without augmentation."""
+
+    @abstractmethod
+    def train_batches(self, **options: Any) -> TrainBatches | TrainClipBatches:
+        """Batches of the training set, as `augmentation` says but for `options`."""
+
+    def augmentation(self, **options: Any) -> dict[str, Any]:
+        """What batches of images and of clips are made with."""
+        return {
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "seed": self.seed,
+            "crop_scale": self.crop_scale,
+            "flip": self.flip,
+            **options,
+        }
+
+    def views_loader(self, rows: Int64[Tensor, " rows"], count: int) -> EvaluationLoader:
+        """`count` augmented views of each of some training samples, the same at every call.
+
+        They differ in crop and flip, as in training; where training has neither, in crops of
+        0.3 to 1 of the area.
+        """
+        plain = self.crop_scale is None and not self.flip
+        batches = self.train_batches(crop_scale=(0.3, 1.0)) if plain else self.train_batches()
+        views = FixedViews(batches, rows=rows, count=count, seed=self.seed)
+        return EvaluationLoader(views, workers=self.workers, max_unreadable=self.max_unreadable)
 
     def images(self, split: Split) -> Source:
         """The set of a split, opened and checked once."""
@@ -215,10 +260,12 @@ class ImageDataModule(DataModule[ImageSet]):
             channels=channels,
             batch_size=batch_size,
             seed=seed,
+            crop_scale=crop_scale,
+            flip=flip,
             workers=workers,
             max_unreadable=max_unreadable,
         )
-        self.crop_scale, self.flip, self.views = crop_scale, flip, views
+        self.views = views
 
     def open(self, split: Split) -> ImageSet:
         """The images of a split, checked for unreadable ones."""
@@ -232,23 +279,17 @@ class ImageDataModule(DataModule[ImageSet]):
     ) -> TrainLoader:
         """Training batches of one process, from step `start()` on: see `TrainBatches`, or
         `ViewBatches` where there are views."""
-        batches = TrainBatches(
-            self.images("train"),
-            batch_size=self.batch_size,
-            image_size=self.image_size,
-            channels=self.channels,
-            seed=self.seed,
-            crop_scale=self.crop_scale,
-            flip=self.flip,
-            rank=rank,
-            world_size=world_size,
-        )
+        batches = self.train_batches(rank=rank, world_size=world_size)
         return TrainLoader(
             batches if self.views is None else ViewBatches(batches, self.views),
             start=start,
             workers=self.workers,
             max_unreadable=self.max_unreadable,
         )
+
+    def train_batches(self, **options: Any) -> TrainBatches:
+        """See `TrainBatches`, which takes the options."""
+        return TrainBatches(self.images("train"), **self.augmentation(**options))
 
     def evaluation_loader(
         self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 256

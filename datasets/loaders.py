@@ -7,7 +7,7 @@ batches 0 to 6,999, and for any number of workers. `Samples` says which image st
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from jepa.seeds import derive
 
 from .crops import draw_crops, random_flips, resized_crops
-from .images import ImageSet, InMemoryImages, UnreadableImageError
+from .images import ImageSet, InMemoryImages, UnreadableImageError, fingerprint
 from .samples import Samples, read_or_next
 from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
 
@@ -46,7 +46,14 @@ class Batches(Dataset):
 
 
 class CountedBatches(Batches):
-    """Batches that come to an end."""
+    """Batches that come to an end.
+
+    described: which samples they show, and how these become pixels.
+    batch_size: how the samples are cut into batches.
+    """
+
+    described: Mapping[str, int | str]
+    batch_size: int
 
     @abstractmethod
     def __len__(self) -> int:
@@ -102,7 +109,10 @@ class TrainBatches(Batches):
         return len(self.images)
 
     def __getitem__(self, step: int) -> ImageBatch:
-        indices, seeds = self.samples.at(step)
+        return self.of(*self.samples.at(step))
+
+    def of(self, indices: Int64[Tensor, " B"], seeds: Sequence[int]) -> ImageBatch:
+        """These images, each augmented under its own seed."""
         images, labels, unreadable = self.read(indices)
         return ImageBatch(self.augmented(images, seeds), labels, unreadable)
 
@@ -164,6 +174,11 @@ class EvaluationBatches(CountedBatches):
         self.images, self.batch_size, self.image_size = images, batch_size, image_size
         self.channels = channels
         self.rows = torch.arange(len(images)) if rows is None else rows
+        self.described = {
+            "image_size": image_size,
+            "channels": channels,
+            "rows": named_rows(self.rows),
+        }
         self.transform = eval_transform(
             image_size, given=images.size, channels=(images.channels, channels)
         )
@@ -193,3 +208,8 @@ class EvaluationBatches(CountedBatches):
         empty = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         stacked = torch.stack(pixels) if pixels else empty
         return ImageBatch(stacked, torch.tensor(labels, dtype=torch.int64), unreadable)
+
+
+def named_rows(rows: Int64[Tensor, " rows"]) -> str:
+    """How many rows these are, and a fingerprint of which."""
+    return f"{len(rows)}-{fingerprint(rows.numpy().tobytes())}"

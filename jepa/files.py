@@ -56,16 +56,24 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], what: str) -
     """Load a state dict: every key has its place, every place its key.
 
     Raises:
-        ValueError: keys are missing, unexpected or of a wrong shape; `what` and each are named.
+        ValueError: keys are missing, unexpected or of a wrong shape; `what` and the first of each
+            kind are named.
     """
     wanted = module.state_dict()
-    problems = [f"missing {key!r}" for key in wanted.keys() - weights.keys()]
-    problems += [f"unexpected {key!r}" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key!r} is {tuple(weights[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
+    kinds = (
+        [f"missing {key!r}" for key in wanted if key not in weights],
+        [f"unexpected {key!r}" for key in weights if key not in wanted],
+        [
+            f"{key!r} is {tuple(value.shape)}, expected {tuple(wanted[key].shape)}"
+            for key, value in weights.items()
+            if key in wanted and value.shape != wanted[key].shape
+        ],
+    )
+    problems = [
+        "; ".join(kind[:3]) + (f" and {len(kind) - 3} more" if len(kind) > 3 else "")
+        for kind in kinds
+        if kind
     ]
     if problems:
-        raise ValueError(f"{what} does not fit: " + "; ".join(sorted(problems)))
+        raise ValueError(f"{what} does not fit: {'; '.join(problems)}")
     module.load_state_dict(dict(weights), strict=True)

@@ -15,8 +15,9 @@ from jepa.shapes import Grid, Images
 class TimmEncoder(nn.Module):
     """The tokens of a timm model: patch tokens of a ViT, or the last feature map of a network.
 
-    Class and register tokens are dropped. Layers are `blocks.<i>`, one per level that timm's
-    `forward_intermediates` knows, and `norm`, the output of `forward_features`.
+    Layers are `blocks.<i>`, one per level that timm's `forward_intermediates` knows; `cls`, the
+    class token, of models that have one; and `norm`, the output of `forward_features`. All but
+    `cls` are without class and register tokens.
 
     Args:
         name: timm model name, e.g. `vit_small_patch14_dinov2.lvd142m`.
@@ -38,7 +39,8 @@ class TimmEncoder(nn.Module):
                 f"cannot make the timm model {name!r} (pretrained={pretrained}): {error}. "
                 "Names: timm.list_models(); without weights: pretrained=False"
             ) from error
-        self.config = {"name": name}
+        self.config = {"name": name, "pretrained": False}  # of the same network, to be filled
+        self.classed = getattr(self.model, "cls_token", None) is not None
         self.dim: int = self.model.num_features
         self.channels: int = self.model.pretrained_cfg["input_size"][0]
         self.levels = len(self.model.feature_info)
@@ -57,7 +59,8 @@ class TimmEncoder(nn.Module):
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Names that `layers` accepts."""
-        return (*(f"blocks.{i}" for i in range(self.levels)), "norm")
+        blocks = (f"blocks.{i}" for i in range(self.levels))
+        return (*blocks, *(("cls",) if self.classed else ()), "norm")
 
     def grid(self, images: Tensor) -> Grid:
         """(h, w) of the tokens of images [..., H, W]."""
@@ -65,7 +68,9 @@ class TimmEncoder(nn.Module):
 
     def forward(self, images: Images) -> Float[Tensor, "B N D"]:
         """Tokens in raster order."""
-        features = self.model.forward_features(images)
+        return self._patches(self.model.forward_features(images))
+
+    def _patches(self, features: Tensor) -> Float[Tensor, "B N D"]:
         if features.ndim == 3:
             return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -77,13 +82,17 @@ class TimmEncoder(nn.Module):
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        wanted = [n for n in names if n != "norm"]
+        wanted = [n for n in names if n.startswith("blocks.")]
         found: dict[str, Tensor] = {}
         if wanted:
             maps = self.model.forward_intermediates(
                 images, indices=[int(n.split(".")[1]) for n in wanted], intermediates_only=True
             )
             found = {n: m.flatten(2).transpose(1, 2) for n, m in zip(wanted, maps, strict=True)}
-        if "norm" in names:
-            found["norm"] = self.forward(images)
+        if {"cls", "norm"} & set(names):
+            features = self.model.forward_features(images)
+            whole = {"norm": self._patches(features)}
+            if self.classed:
+                whole["cls"] = features[:, :1]
+            found |= {name: whole[name] for name in names if name in whole}
         return found

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Int64, Num, UInt8
+from jaxtyping import Float, Float16, Num, UInt8
 from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-import jepa
 from jepa.frozen import FrozenEncoder
 from jepa.seeds import derive
 from jepa.shapes import Grid
 
-log = logging.getLogger(__name__)
+from .tables import FeatureTable, Numbered, kept, table_of
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -50,21 +43,6 @@ class Encoder(Protocol):
     def layers(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]: ...
 
     def fingerprint(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """Features by pooling, labels [n], and the manifest: whose features, of what.
-
-    Features are float32 [n, D]; those of the pooling `tokens` are float16 [n, N, D]. From a folder
-    the arrays are memory-mapped, read-only. `rows` is the index in the data set of whatever each
-    row was made from, if the batches tell it: unreadable samples leave gaps, several views repeat.
-    """
-
-    features: dict[str, Float[np.ndarray, "n ..."]]
-    labels: Int64[np.ndarray, "n"]
-    manifest: dict
-    rows: Int64[np.ndarray, "n"] | None = None
 
 
 class RawPixels:
@@ -113,11 +91,31 @@ def poolings_of(encoder: Encoder) -> dict[str, tuple[str, ...]]:
     """Name of each pooling by mean that the encoder has -> the layers it concatenates.
 
     `last`: the final layer; `last4`: the last four blocks before the final norm, or all of a
-    shallower encoder's. Each layer is averaged over its tokens first. (Beside them every encoder
-    has `tokens`, the final layer as it is.)
+    shallower encoder's; `cls`: the class token of those that have one. Each layer is averaged
+    over its tokens first.
     """
-    *blocks, final = encoder.layer_names
-    return {"last": (final,)} | ({"last4": tuple(blocks[-4:])} if blocks else {})
+    names = encoder.layer_names
+    blocks = tuple(name for name in names if name.startswith("blocks."))
+    found = {"last": names[-1:]} | ({"last4": blocks[-4:]} if blocks else {})
+    return found | ({"cls": ("cls",)} if "cls" in names else {})
+
+
+def layers_of(encoder: Encoder, poolings: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The layers of each pooling: one of `poolings_of(encoder)`; `tokens`, or `grid4` of a
+    FrozenEncoder; or the name of any layer, averaged over its tokens.
+
+    Raises:
+        ValueError: for a pooling that the encoder does not have.
+    """
+    final = encoder.layer_names[-1:]
+    known = poolings_of(encoder) | {TOKENS: final}
+    if isinstance(encoder, FrozenEncoder):
+        known[GRID] = final
+    known |= {name: (name,) for name in encoder.layer_names}
+    unknown = [name for name in poolings if name not in known]
+    if unknown:
+        raise ValueError(f"no pooling {unknown} of {encoder.name}; it has {list(known)}")
+    return {name: known[name] for name in poolings}
 
 
 @torch.no_grad()
@@ -132,21 +130,15 @@ def pooled(
     Args:
         batches: anything whose first two items are images [B, C, H, W] or clips [B, C, T, H, W],
             and labels [B]; a field `rows` tells the index of each in its data set.
-        poolings: of `poolings_of(encoder)`, or `tokens`, or `grid4` of a FrozenEncoder.
+        poolings: see `layers_of`.
         precision: bfloat16 runs the encoder under autocast; the type of the features is the same.
 
     Raises:
         ValueError: for a pooling that the encoder does not have, and for features that are not
             finite.
     """
-    known = poolings_of(encoder) | {TOKENS: encoder.layer_names[-1:]}
-    if isinstance(encoder, FrozenEncoder):
-        known[GRID] = known[TOKENS]
+    wanted = layers_of(encoder, poolings)
     grid_of = getattr(encoder, "grid", None)
-    unknown = [name for name in poolings if name not in known]
-    if unknown:
-        raise ValueError(f"no pooling {unknown} of {encoder.name}; it has {list(known)}")
-    wanted = {name: known[name] for name in poolings}
     layers = sorted({layer for names in wanted.values() for layer in names})
     device = _device(encoder)
     for batch in batches:
@@ -200,127 +192,41 @@ def extract(
 
     Args:
         loader: batches of (images uint8, labels, ...); in a fixed order, without augmentation.
-        poolings: of `poolings_of(encoder)`, or `tokens`.
-        cache: the folder that holds tables; None: this one stays in memory. A table is written
-            aside and renamed when complete, and found again by encoder, data, poolings and
-            precision.
+            A `Numbered` one tells how pixels are made, which is part of the key, and a table
+            whose making was killed goes on where it stopped; of others the caller must name
+            the transform in `data`, and the table is made anew.
+        poolings: see `layers_of`.
+        cache: the folder that holds tables; None: this one stays in memory. A table is found
+            again by encoder, data, transform, poolings with their layers, and precision. The
+            processes of a torch.distributed group share the work.
         data: fingerprint of the data set; needed with `cache`, which must know what it holds.
         precision: of the encoder's arithmetic.
         progress: a progress bar with the time left.
     """
+    described = dict(loader.described) if isinstance(loader, Numbered) else None
     manifest = {
-        "format": 2,
+        "format": 3,
         "encoder": encoder.fingerprint(),
         "data": data,
-        "poolings": list(poolings),
+        "transform": described,
+        "poolings": {name: list(layers) for name, layers in layers_of(encoder, poolings).items()},
         "precision": precision,
     }
-    text = f"features of {encoder.name}"
-    batches = pooled(encoder, track(loader, text, disable=not progress), poolings, precision)
+
+    def compute(batches: Iterable, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+        text = f"features of {encoder.name}"
+        seen = track(batches, text, total=count, disable=not progress)
+        return pooled(encoder, seen, poolings, precision)
+
     if cache is None:
-        parts = list(batches)
-        return _table({n: np.concatenate([p[n] for p in parts]) for n in parts[0]}, manifest)
+        parts = list(compute(loader))
+        return table_of({n: np.concatenate([p[n] for p in parts]) for n in parts[0]}, manifest)
     if not data:
         raise ValueError("a cached table is keyed by its data: give data=<fingerprint> too")
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:24]
-    folder = Path(cache) / key
-    if (found := _read(folder, manifest)) is not None:
-        log.info("features of %s: reusing %s", encoder.name, folder)
-        return found
-    _write(folder, batches, manifest | {"name": encoder.name, "versions": _versions()})
-    table = _read(folder, manifest)
-    if table is None:
-        raise OSError(f"{folder} was written but cannot be read back; is the disk failing?")
-    return table
-
-
-def _write(folder: Path, batches: Iterable, manifest: dict) -> None:
-    """Stream the batches to a folder beside `folder`, then rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".partial-"))
-    try:
-        with ExitStack() as files:
-            columns: dict[str, _Column] = {}
-            for batch in batches:
-                for name, block in batch.items():
-                    if name not in columns:
-                        columns[name] = files.enter_context(_Column(aside / f"{name}.npy", block))
-                    columns[name].append(block)
-            if not columns:
-                raise ValueError("the loader gave no batch")
-            count = columns["labels"].count
-        (aside / "manifest.json").write_text(json.dumps(manifest | {"count": count}, indent=1))
-        if folder.exists():  # it could not be read, or another process was faster
-            shutil.rmtree(folder)
-        os.rename(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-class _Column:
-    """An .npy file that grows by rows; numpy reserves the header's room for their number."""
-
-    def __init__(self, path: Path, like: np.ndarray) -> None:
-        self.file, self.like, self.count = path.open("wb"), like, 0
-        self._header()
-
-    def __enter__(self) -> _Column:
-        return self
-
-    def append(self, rows: np.ndarray) -> None:
-        rows.tofile(self.file)
-        self.count += len(rows)
-
-    def __exit__(self, *_) -> None:
-        with self.file:
-            self.file.seek(0)
-            self._header()
-            self.file.flush()
-            os.fsync(self.file.fileno())
-
-    def _header(self) -> None:
-        shape = (self.count, *self.like.shape[1:])
-        head = {"descr": self.like.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.file, head)
-
-
-def _read(folder: Path, expected: dict) -> FeatureTable | None:
-    """The table in `folder`; None if there is none, or none that is whole."""
-    if not (folder / "manifest.json").is_file():
-        return None
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        columns = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r")
-            for name in (*expected["poolings"], "labels", "rows")
-            if name != "rows" or (folder / "rows.npy").exists()
-        }
-        whole = all(len(column) == manifest["count"] for column in columns.values())
-    except (OSError, ValueError, KeyError) as error:
-        log.warning("the table %s is damaged (%s); it is made again", folder, error)
-        return None
-    if not whole or any(manifest.get(key) != value for key, value in expected.items()):
-        log.warning("the table %s does not match its manifest; it is made again", folder)
-        return None
-    return _table(columns, manifest)
-
-
-def _table(columns: dict[str, np.ndarray], manifest: dict) -> FeatureTable:
-    """Features apart from labels and rows, which are small and come into memory."""
-    labels = np.asarray(columns.pop("labels"))
-    rows = np.asarray(columns.pop("rows")) if "rows" in columns else None
-    return FeatureTable(columns, labels, manifest, rows)
+    return kept(Path(cache) / key, manifest, loader, compute, also={"name": encoder.name})
 
 
 def _device(encoder: Encoder) -> torch.device:
     weights = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
     return next((w.device for w in weights), torch.device("cpu"))
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "jepa": jepa.__version__,
-    }

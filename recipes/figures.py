@@ -84,6 +84,14 @@ class Panel:
     smooth: bool = False
 
 
+def ranks(number: str) -> tuple[Curve, ...]:
+    """An online number of the target and of the student."""
+    return (
+        Curve(f"online/target/{number}", "target", BLUE),
+        Curve(f"online/student/{number}", "student", ORANGE),
+    )
+
+
 PANELS = (
     Panel("Loss", (Curve("loss"),), large=True, smooth=True),
     Panel(
@@ -97,6 +105,8 @@ PANELS = (
         large=True,
     ),
     Panel("Effective rank", (Curve("watch/context_rank", colour=GREEN),)),
+    Panel("RankMe of the bank", ranks("rankme")),
+    Panel("LiDAR of held-out views", ranks("lidar")),
     Panel(
         "Feature spread (std)",
         (

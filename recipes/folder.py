@@ -18,13 +18,15 @@ LEAST_FREE_BYTES = 200 * 2**20
 def claim(out: Path, *, resume: bool, config: str) -> None:
     """Make `out` this run's folder, and write the whole configuration into it.
 
+    A folder with nothing but a configuration is of a run that failed before it began: free.
+
     Raises:
         FileExistsError: the folder is not empty, and the run is not a resumed one, or it does not
             tell what run it holds.
         ValueError: a resumed run has another configuration than it began with, or the disk
             is full.
     """
-    occupied = out.is_dir() and any(out.iterdir())
+    occupied = out.is_dir() and any(path.name != CONFIG for path in out.iterdir())
     if occupied and not resume:
         raise FileExistsError(
             f"{out} is not empty. To go on with that run: --resume; for a new one: another --out"

@@ -44,11 +44,13 @@ class Online:
         every_n_steps: how often.
         bank: training images that the probes are fitted on.
         held_out: further training images that they are tested on.
+        views: augmented views of each of up to 200 held-out images, for LiDAR.
     """
 
     every_n_steps: int = 1000
     bank: int = 5000
     held_out: int = 2000
+    views: int = 10
 
 
 def pretrain(
@@ -202,8 +204,10 @@ def online_probes(data: ImageDataModule | ClipDataModule, online: Online) -> Onl
         share = online.held_out / (online.bank + online.held_out)
         apart = torch.isin(groups, names[mixed[: max(1, round(share * len(names)))]])
         bank, held_out = rows[~apart][: online.bank], rows[apart]
+    held_out = held_out[: online.held_out]
     return OnlineProbes(
         data.evaluation_loader("train", rows=bank),
-        data.evaluation_loader("train", rows=held_out[: online.held_out]),
+        data.evaluation_loader("train", rows=held_out),
+        views_loader=data.views_loader(held_out[:200], online.views),
         every_n_steps=online.every_n_steps,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from jepa.checkpoint import load_frozen_encoder
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
+from jepa.official import NOMINAL_FRAMES
 
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
@@ -27,7 +28,9 @@ def probe(
     encoder: str,
     out: Path,
     data: ImageDataModule | None = None,
+    architecture: str | None = None,
     heads: int | None = None,
+    frames: int = NOMINAL_FRAMES,
     pretrained: bool = True,
     labelled: int | None = None,
     name: str = "probe",
@@ -36,17 +39,22 @@ def probe(
     """Probe a frozen encoder on labelled images, beside raw pixels and random weights.
 
     Args:
-        encoder: a run folder, an encoder.safetensors, an official I-JEPA .pth.tar, or a timm name.
+        encoder: a run folder, an encoder.safetensors, an official .pth.tar or .pt of I-JEPA,
+            V-JEPA or V-JEPA 2, a timm name, or the .safetensors of a timm model.
         out: folder for result.json and the feature tables; must be empty.
         data: the images; the embedded photographs if not given.
+        architecture: the timm model that an encoder.safetensors of timm holds.
         heads: attention heads of an official checkpoint of an unreleased width.
+        frames: length of the clips that an official V-JEPA with added positions was trained on.
         pretrained: for timm names, with their published weights.
         labelled: training images, drawn at random, whose labels the probes see; None: all.
         name: of the recipe, in results.
         seed: of the held-out splits and the random baseline.
     """
     began = time.monotonic()
-    frozen = load_frozen_encoder(encoder, heads=heads, pretrained=pretrained)
+    frozen = load_frozen_encoder(
+        encoder, architecture=architecture, heads=heads, frames=frames, pretrained=pretrained
+    )
     metrics, baselines = measure(
         frozen, data or ImageDataModule(), labelled=labelled, seed=seed, cache=out / "features"
     )

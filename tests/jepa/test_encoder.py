@@ -16,6 +16,7 @@ from jepa.model import JEPA
 from jepa.patches import PatchEmbed, take
 from jepa.positions import sincos_2d
 from jepa.predictor import Predictor
+from jepa.probes.features import poolings_of, random_encoder
 from jepa.shapes import Masks
 from jepa.target import EMATarget, ema_update
 
@@ -221,3 +222,21 @@ def test_timm_models_give_tokens_by_layer(name):
     h, w = encoder.grid(images)
     assert layers["norm"].shape == encoder(images).shape == (1, h * w, encoder.dim)
     assert set(layers) == set(encoder.layer_names)
+
+
+def test_the_class_token_of_a_timm_model_is_a_layer():
+    encoder = load_frozen_encoder("vit_tiny_patch16_224", pretrained=False)
+    images = torch.rand(2, 3, 64, 64)
+    whole = encoder.encoder.model.forward_features(encoder.normalize(images))
+    layers = encoder.layers(images, ("norm", "cls"))
+    assert torch.equal(torch.cat([layers["cls"], layers["norm"]], dim=1), whole)
+    assert poolings_of(encoder)["cls"] == ("cls",)
+    assert poolings_of(encoder)["last4"] == tuple(f"blocks.{i}" for i in range(8, 12))
+    assert "cls" not in load_frozen_encoder("resnet10t", pretrained=False).layer_names
+
+
+def test_random_weights_of_a_timm_model_are_not_fetched():
+    encoder = load_frozen_encoder("resnet10t", pretrained=False)
+    fresh = random_encoder(encoder)
+    assert fresh.fingerprint() != encoder.fingerprint()
+    assert fresh.normalize.mean == encoder.normalize.mean

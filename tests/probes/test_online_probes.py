@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from jepa import seeds
@@ -20,6 +21,7 @@ from jepa.predictor import Predictor
 from jepa.probes.features import extract
 from jepa.probes.knn import KNNProbe
 from jepa.probes.online import OnlineProbes
+from jepa.probes.trends import Estimate, Progress, accuracy
 from jepa.training import Optimisation, Pretraining
 
 
@@ -77,9 +79,24 @@ def run(folder, *callbacks, steps=6):
     return module, (folder / "end.ckpt").stat().st_size
 
 
+class Views(NamedTuple):
+    views: torch.Tensor
+
+
+def views():
+    """Batches of 5, 5 and 2 images of 4 views each."""
+    shape = (12, 4, 1, 16, 16)
+    noise = torch.randint(0, 60, shape, generator=seeds.generator(0, "views"))
+    images = torch.randint(0, 190, (12, 1, 1, 16, 16), generator=seeds.generator(1, "views"))
+    return [Views(part) for part in (images + noise).to(torch.uint8).split(5)]
+
+
 def probes(every):
     return OnlineProbes(
-        loader(60, "bank", shuffle=True), loader(30, "held out"), every_n_steps=every
+        loader(60, "bank", shuffle=True),
+        loader(30, "held out"),
+        views_loader=views(),
+        every_n_steps=every,
     )
 
 
@@ -110,7 +127,9 @@ def test_the_last_score_is_that_of_the_frozen_encoders(tmp_path):
     score = watching.history[-1]
     assert score.step == 6
     assert sorted(score.values) == [
-        f"online/{who}/{probe}_top1" for who in ("student", "target") for probe in ("knn", "linear")
+        f"online/{who}/{number}"
+        for who in ("student", "target")
+        for number in ("knn_top1", "lidar", "linear_top1", "rankme")
     ]
     encoders = {"student": module.model.encoder, "target": module.model.target.encoder}
     for who, encoder in encoders.items():
@@ -120,6 +139,57 @@ def test_the_last_score_is_that_of_the_frozen_encoders(tmp_path):
         probe = KNNProbe().fit(bank.features["last"], bank.labels)
         truth = probe.score(held_out.features["last"], held_out.labels)
         assert score.values[f"online/{who}/knn_top1"] == truth
+        share = np.linalg.svd(bank.features["last"].astype(np.float64), compute_uv=False)
+        share = share / share.sum()
+        rank = np.exp(-(share * np.log(share)).sum())
+        assert score.values[f"online/{who}/rankme"] == pytest.approx(rank, rel=1e-4)
+        pixels = torch.cat([batch.views for batch in views()])
+        seen = frozen(pixels.flatten(0, 1)).mean(dim=1).unflatten(0, (12, 4)).double().numpy()
+        assert score.values[f"online/{who}/lidar"] == pytest.approx(lidar_of(seen), rel=1e-4)
+
+
+def lidar_of(x):
+    """LiDAR by the paper's words: inverse square root of Sigma_w by its eigenvectors."""
+    means = x.mean(axis=1)
+    within = sum(np.outer(v, v) for v in (x - means[:, None]).reshape(-1, x.shape[2]))
+    variances, axes = np.linalg.eigh(within / x[..., 0].size + 1e-4 * np.eye(x.shape[2]))
+    root = axes @ np.diag(variances**-0.5) @ axes.T
+    share = np.linalg.eigvalsh(root @ np.cov(means.T, bias=True) @ root)
+    share = share.clip(0) / share.sum() + 1e-7
+    return np.exp(-(share * np.log(share)).sum())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_loss_between_evaluations_is_what_training_saw(tmp_path):
+    class Seen(Callback):
+        losses = ()
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.losses = (*self.losses, outputs["loss"].item())
+
+    watching, seen = probes(3), Seen()
+    judged = []
+    watching.judge = judged.append
+    run(tmp_path, watching, seen)
+    assert [progress.step for progress in judged] == [0, 3, 6]
+    assert judged[0].loss is None
+    for progress, losses in zip(judged[1:], (seen.losses[:3], seen.losses[3:]), strict=True):
+        assert progress.loss.value == pytest.approx(np.mean(losses), rel=1e-6)
+        assert progress.loss.error == pytest.approx(scipy.stats.sem(losses), rel=1e-4)
+        assert progress.probes["knn"].error > 0
+    last = watching.history[-1].values
+    assert judged[-1].probes["linear"].value == last["online/target/linear_top1"]
+
+
+def test_a_loss_that_falls_in_vain_is_warned_of_once(caplog):
+    watching = probes(1)
+    for step in range(0, 7000, 1000):
+        loss = Estimate(1 - step / 7000, 0.001) if step else None
+        accuracies = {"linear": accuracy(0.3, 1000), "knn": accuracy(0.25, 1000)}
+        watching.judge(Progress(step, loss, accuracies))
+    (record,) = caplog.records
+    assert "loss falls and no probe rises" in record.getMessage()
+    assert "online/*/rankme" in record.getMessage()
 
 
 def test_nonsense_is_refused():
