@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64, Num
@@ -67,18 +67,18 @@ def cluster(
             f"expected 2 to {len(features)} clusters and at least 2 classes, starts and resamples; "
             f"got {count}, {len(classes)}, {starts} and {resamples}"
         )
-    unit, size = normalize(features), (count, len(classes))
+    unit, size = np.asarray(normalize(features)), (count, len(classes))
     runs = [
-        KMeans(count, n_init=1, random_state=derive(seed, "k-means", start) % 2**32).fit(unit)
+        _k_means(unit, count, random_state=derive(seed, "k-means", start) % 2**32)
         for start in range(starts)
     ]
-    scores = np.stack([agreement(_table(run.labels_, codes, size)) for run in runs])
+    scores = np.stack([agreement(_table(assigned, codes, size)) for _, assigned in runs])
     moved = np.empty((resamples, 2))
     random = np.random.default_rng(derive(seed, "k-means", "resamples"))
     for number in range(resamples):
         start, rows = number % starts, random.integers(len(unit), size=len(unit))
-        again = KMeans(count, n_init=1, init=runs[start].cluster_centers_).fit(unit[rows])
-        moved[number] = agreement(_table(again.labels_, codes[rows], size)) - scores[start]
+        _, again = _k_means(unit[rows], count, init=runs[start][0])
+        moved[number] = agreement(_table(again, codes[rows], size)) - scores[start]
     nmi, ari = (_interval(*both) for both in zip(scores.T, moved.T, strict=True))
     return Clustering(nmi, ari, tuple((float(n), float(a)) for n, a in scores))
 
@@ -99,6 +99,14 @@ def agreement(table: Num[np.ndarray, "k c"]) -> Float64[np.ndarray, "2"]:
     most = (pairs(of_cluster) + pairs(of_class)) / 2
     ari = (pairs(table) - expected) / (most - expected) if most > expected else 1.0
     return np.array([nmi, ari])
+
+
+def _k_means(
+    rows: Float[np.ndarray, "n d"], count: int, **start: Any
+) -> tuple[Float[np.ndarray, "k d"], Int32[np.ndarray, "n"]]:
+    """Centres, and the cluster of each row, from one start of scikit-learn's KMeans."""
+    run: Any = KMeans(count, **{"n_init": 1}, **start).fit(rows)
+    return run.cluster_centers_, run.labels_
 
 
 def _table(
