@@ -243,6 +243,7 @@ def _moments(
     scaler = StandardScaler()
     for some in gen_batches(len(rows), 64):
         scaler.partial_fit(X[rows[some]].reshape(-1, X.shape[2]).astype(np.float64))
-    if not np.isfinite(scaler.mean_).all():
+    mean, std = np.asarray(scaler.mean_), np.asarray(scaler.scale_)
+    if not np.isfinite(mean).all():
         raise ValueError("Input X contains NaN or infinity")
-    return np.asarray(scaler.mean_), np.asarray(scaler.scale_)
+    return mean, std
