@@ -68,7 +68,10 @@ def draw_motion(n: int, image_size: int, source: torch.Generator) -> Motion:
 
 
 def distance(
-    shape: str, y: Float[Tensor, "*b H 1"], x: Float[Tensor, "*b 1 W"], r: Float[Tensor, "*#b 1 1"]
+    shape: str,
+    y: Float[Tensor, "*b H #W"],
+    x: Float[Tensor, "*b #H W"],
+    r: Float[Tensor, "*#b 1 1"],
 ) -> Float[Tensor, "*b H W"]:
     """Distance from the outline of a shape of radius r around 0, negative inside."""
     across, up = x.abs(), y.abs()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import check_estimator
@@ -84,3 +86,61 @@ def test_nonsense_is_refused():
 @pytest.mark.filterwarnings("ignore")
 def test_check_estimator():
     check_estimator(KNNProbe(), on_skip=None)
+
+
+def spread_out(n, seed, d=16, clusters=40):
+    random = np.random.default_rng(seed)
+    labels = random.integers(clusters, size=n)
+    centres = np.random.default_rng(9).normal(size=(clusters, d))
+    return (centres[labels] + 0.6 * random.normal(size=(n, d))).astype(np.float32), labels % 4
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
+def test_the_recall_is_the_share_of_neighbours_that_brute_force_finds(index):
+    (bank, labels), (queries, _) = spread_out(6000, 0), spread_out(300, 1)
+    probe = KNNProbe(k=10, index=index).fit(bank, labels)
+    if index == "ivf":
+        probe.index_.nprobe = 2  # so that it misses some
+    elif index == "hnsw":
+        probe.index_.hnsw.efSearch = 1
+    similarity, found = probe.neighbours(queries)
+    true_similarity, true = brute_force(queries, bank, 10)
+    share = np.mean([len(set(f) & set(t)) / 10 for f, t in zip(found, true, strict=True)])
+    value, low, high = probe.recall(queries)
+    assert value == pytest.approx(share, abs=1e-12)
+    assert (value == 1) if index == "flat" else (0.5 < low < value < high < 1)
+    hit = found == true
+    np.testing.assert_allclose(similarity[hit], true_similarity[hit], atol=1e-12)
+    assert (np.diff(similarity, axis=1) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_an_index_finds_nearly_all_as_it_is_and_predicts_as_flat_does(index):
+    (bank, labels), (queries, truth) = spread_out(6000, 0), spread_out(300, 1)
+    probe = KNNProbe(index=index).fit(bank, labels)
+    assert probe.recall(queries).value > 0.97
+    flat = KNNProbe().fit(bank, labels)
+    assert (probe.predict(queries) == flat.predict(queries)).mean() > 0.98
+    assert flat.score(queries, truth) > 0.8
+    again = KNNProbe(index=index).fit(bank, labels).predict_proba(queries)
+    np.testing.assert_array_equal(probe.predict_proba(queries), again)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(probe)).predict_proba(queries), again)
+
+
+def test_where_an_index_finds_too_few_the_whole_bank_is_searched():
+    bank, labels = spread_out(2000, 0)
+    queries, _ = spread_out(50, 1)
+    probe = KNNProbe(k=200, index="ivf").fit(bank, labels)
+    probe.index_.nprobe = 1  # one list of 50 or so rows
+    np.testing.assert_array_equal(probe.neighbours(queries)[1], brute_force(queries, bank, 200)[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_check_estimator_of_an_index(index):
+    check_estimator(KNNProbe(index=index), on_skip=None)
+
+
+def test_an_unknown_index_is_refused():
+    with pytest.raises(ValueError, match="'flat', 'ivf' or 'hnsw'; got 'pq'"):
+        KNNProbe(index="pq").fit(np.eye(3), [0, 1, 2])
