@@ -18,14 +18,16 @@ Candidates = Float[Tensor, "S B H A"]
 def unroll(
     step: Callable[[TensorDict, Tensor], TensorDict],
     state: TensorDict,
-    actions: Float[Tensor, "B H A"],
+    actions: Float[Tensor, "*S B H A"],
 ) -> TensorDict:
-    """States [B, H] by repeated steps; the rollout of any model that has no faster one."""
+    """States [*S, B, H] by repeated steps; the rollout of any model that has no faster one."""
+    *plans, horizon, _ = actions.shape
+    state = state.expand(*plans).reshape(-1)
     states: list[TensorDict] = []
-    for action in actions.unbind(dim=1):
+    for action in actions.flatten(0, -3).unbind(dim=1):
         state = step(state, action)
         states.append(state)
-    return TensorDict.stack(states, dim=1)
+    return TensorDict.stack(states, dim=1).reshape(*plans, horizon)
 
 
 def score(
@@ -36,14 +38,10 @@ def score(
     chunk: int | None = None,
 ) -> Float[Tensor, "S B"]:
     """Energies of candidate plans; at most about `chunk` rollouts are in memory at once."""
-    batch, horizon = actions.shape[1:3]
-    samples = len(actions) if chunk is None else max(1, chunk // batch)
-    energies = []
-    for some in actions.split(samples):
-        starts = state.expand(len(some), batch).reshape(-1)
-        states = world_model.rollout(starts, some.flatten(0, 1))
-        energies.append(energy(states.reshape(len(some), batch, horizon), some))
-    return torch.cat(energies)
+    samples = len(actions) if chunk is None else max(1, chunk // len(state))
+    return torch.cat(
+        [energy(world_model.rollout(state, some), some) for some in actions.split(samples)]
+    )
 
 
 def noise(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
