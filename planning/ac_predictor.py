@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -115,6 +115,7 @@ class ActionConditionedPredictor(nn.Module):
             self.head_dim, seen, frames, self.grid, self.conditions, self.positions, x.device
         )
         x, new = x.flatten(2, 3).flatten(0, 1), []
+        block: Any
         for layer, block in enumerate(self.predictor_blocks):
             q, *own = block.attn.project(block.norm1(x), rope)
             own = tuple(part.unflatten(0, (batch, plans)) for part in own)

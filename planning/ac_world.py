@@ -65,6 +65,8 @@ class RobotWorldModel(nn.Module):
             all.
     """
 
+    controls: Tensor
+
     def __init__(
         self,
         *,
@@ -79,7 +81,8 @@ class RobotWorldModel(nn.Module):
                 f"{predictor.actions}"
             )
         self.encoder, self.predictor = encoder, predictor.requires_grad_(False).eval()
-        self.controls = list(range(predictor.actions) if controls is None else controls)
+        planned = torch.arange(predictor.actions) if controls is None else torch.tensor(controls)
+        self.register_buffer("controls", planned, persistent=False)
 
     @torch.no_grad()
     def tokens(
@@ -100,7 +103,7 @@ class RobotWorldModel(nn.Module):
         state = TensorDict({"latent": seen[:, -1], "pose": poses[:, -1]}, batch_size=[len(poses)])
         if observation.extrinsics is not None:
             state["extrinsics"] = observation.extrinsics
-        if observation.actions is not None:
+        if observation.actions is not None and observation.actions.shape[1]:
             _, past = self.predictor.extend(
                 seen[:, None, :-1],
                 observation.actions[:, None],
@@ -143,8 +146,8 @@ class RobotWorldModel(nn.Module):
         pasts: Sequence[Past],
     ) -> tuple[Float[Tensor, "B S N D"], Float[Tensor, "B S P"], Past]:
         """Tokens and pose of the next frame, and what the present one is to later ones."""
-        whole = action.new_zeros(*action.shape[:-1], self.predictor.actions)
-        whole[..., self.controls] = action
+        still = action.new_zeros(*action.shape[:-1], self.predictor.actions)
+        whole = still.index_copy(-1, self.controls, action)
         after, past = self.predictor.extend(
             latent[:, :, None], whole[:, :, None], pose[:, :, None], camera_of(state, 1), pasts
         )

@@ -136,8 +136,9 @@ class Recorded(GoalDistance):
 @torch.no_grad()
 def test_the_published_planner_sees_the_energies_of_recomputing_everything():
     """400 samples, 10 iterations, horizon 2; 21 candidates of every iteration and the plan."""
-    world, given = official(), context(2, dtype=torch.float32, side=32)
-    goal = world.goal(draw(B, 32, 32, 3, seed=5, dtype=torch.float32))
+    world = tiny(controls=HAND_AND_GRIPPER).float()
+    given = context(3, dtype=torch.float32)
+    goal = world.goal(draw(B, 16, 16, 3, seed=5, dtype=torch.float32))
     energy = Recorded(goal, norm="mean_l1")
     planner = CEM(horizon=2, samples=400, iterations=10, elites=10)
     generator = torch.Generator().manual_seed(0)
