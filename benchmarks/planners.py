@@ -77,9 +77,9 @@ class DoubleIntegrator:
 
     def rollout(self, state: TensorDict, actions: Tensor) -> TensorDict:
         """All actions at once: the dynamics are sums."""
-        v = state["v"][:, None] + 0.3 * actions.cumsum(dim=1)
-        p = state["p"][:, None] + 0.1 * v.cumsum(dim=1)
-        return TensorDict({"p": p, "v": v}, batch_size=actions.shape[:2])
+        v = state["v"].unsqueeze(-2) + 0.3 * actions.cumsum(dim=-2)
+        p = state["p"].unsqueeze(-2) + 0.1 * v.cumsum(dim=-2)
+        return TensorDict({"p": p, "v": v}, batch_size=actions.shape[:-1])
 
 
 class Cost(ComposableEnergy):
@@ -150,7 +150,7 @@ class NoModel:
         return state
 
     def rollout(self, state: TensorDict, actions: Tensor) -> TensorDict:
-        return TensorDict({}, batch_size=actions.shape[:2])
+        return TensorDict({}, batch_size=actions.shape[:-1])
 
 
 class Nothing(ComposableEnergy):

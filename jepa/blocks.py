@@ -21,8 +21,8 @@ LAYER_NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
 def attend(
     q: Float[Tensor, "B heads N d"],
-    k: Float[Tensor, "B heads N d"],
-    v: Float[Tensor, "B heads N d"],
+    k: Float[Tensor, "B heads M d"],
+    v: Float[Tensor, "B heads M d"],
 ) -> Float[Tensor, "B heads N d"]:
     """softmax(q k^T / sqrt(d)) v.
 
@@ -48,9 +48,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
+    def project(
         self, x: Float[Tensor, "B N D"], rope: Rope | None = None
-    ) -> Float[Tensor, "B N D"]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, N, d], the first two turned."""
         if rope is None:
             q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
         else:
@@ -59,7 +60,12 @@ class Attention(nn.Module):
             qkv = qkv.unflatten(2, (3, self.num_heads, -1))
             q, k = turn(qkv[:, :, :2], rope).unbind(2)
             v = qkv[:, :, 2]
-        heads = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
+    ) -> Float[Tensor, "B N D"]:
+        heads = attend(*self.project(x, rope))
         return self.proj(heads.transpose(1, 2).flatten(2))
 
 

@@ -50,7 +50,7 @@ def load_official_encoder(
         ValueError: a key is missing, unexpected or of a wrong shape; each is named.
     """
     checkpoint = load_tensors_only(path)
-    weights = _section(checkpoint, which, path)
+    weights = section(checkpoint, which, path)
     positions = positions or _positions(checkpoint, weights, path)
     encoder = _build_encoder(weights, heads, frames, positions)
     _load(encoder, weights, _tables(encoder), f"{path}: {which}")
@@ -72,13 +72,12 @@ def load_official(
     """
     checkpoint = load_tensors_only(path)
     sections = {
-        name: _section(checkpoint, name, path)
-        for name in ("encoder", "predictor", "target_encoder")
+        name: section(checkpoint, name, path) for name in ("encoder", "predictor", "target_encoder")
     }
     positions = positions or _positions(checkpoint, sections["encoder"], path)
     encoder = _build_encoder(sections["encoder"], heads, frames, positions)
     weights = sections["predictor"]
-    dim = _shape(weights, "predictor_embed.weight", path)[0]
+    dim = shape_of(weights, "predictor_embed.weight", path)[0]
     usual = VIDEO_PREDICTOR_HEADS[positions] if encoder.video else encoder.heads
     if "mask_token" in weights:
         weights["mask_tokens.0"] = weights.pop("mask_token")
@@ -86,9 +85,9 @@ def load_official(
         encoder_dim=encoder.dim,
         native_grid=encoder.native_grid,
         dim=dim,
-        depth=_depth(weights, "predictor_blocks"),
+        depth=count_blocks(weights, "predictor_blocks"),
         heads=predictor_heads or usual,
-        mlp_ratio=_shape(weights, "predictor_blocks.0.mlp.fc1.weight", path)[0] / dim,
+        mlp_ratio=shape_of(weights, "predictor_blocks.0.mlp.fc1.weight", path)[0] / dim,
         mask_tokens=sum(key.startswith("mask_tokens.") for key in weights),
         positions=positions,
     )
@@ -101,7 +100,7 @@ def load_official(
     return model
 
 
-def _section(checkpoint: object, name: str, path: str | Path) -> dict[str, Tensor]:
+def section(checkpoint: object, name: str, path: str | Path) -> dict[str, Tensor]:
     """One state dict of the file, without the prefixes that wrappers leave."""
     section = checkpoint.get(name) if isinstance(checkpoint, Mapping) else None
     if not isinstance(section, Mapping):
@@ -115,13 +114,13 @@ def _section(checkpoint: object, name: str, path: str | Path) -> dict[str, Tenso
     }
 
 
-def _shape(weights: Mapping[str, Tensor], key: str, path: str | Path = "") -> torch.Size:
+def shape_of(weights: Mapping[str, Tensor], key: str, path: str | Path = "") -> torch.Size:
     if key not in weights:
         raise ValueError(f"{path}: missing {key!r}; the official layout has it")
     return weights[key].shape
 
 
-def _depth(weights: Mapping[str, Tensor], blocks: str) -> int:
+def count_blocks(weights: Mapping[str, Tensor], blocks: str) -> int:
     return 1 + max(
         (int(k.split(".")[1]) for k in weights if k.startswith(blocks + ".")), default=-1
     )
@@ -130,8 +129,8 @@ def _depth(weights: Mapping[str, Tensor], blocks: str) -> int:
 def _positions(checkpoint: object, weights: Mapping[str, Tensor], path: str | Path) -> Positions:
     """Rotary where neither encoder nor predictor has a table, or only the encoder has one: some
     V-JEPA 2 files carry a `pos_embed` that their model does not use."""
-    video = len(_shape(weights, "patch_embed.proj.weight", path)) == 5
-    tables = "pos_embed" in weights and "predictor_pos_embed" in _section(
+    video = len(shape_of(weights, "patch_embed.proj.weight", path)) == 5
+    tables = "pos_embed" in weights and "predictor_pos_embed" in section(
         checkpoint, "predictor", path
     )
     return "rope_legacy" if video and not tables else "sincos"
@@ -140,11 +139,11 @@ def _positions(checkpoint: object, weights: Mapping[str, Tensor], path: str | Pa
 def _build_encoder(
     weights: Mapping[str, Tensor], heads: int | None, frames: int, positions: Positions
 ) -> VisionTransformer:
-    dim, channels, *tubelet, patch, _ = _shape(weights, "patch_embed.proj.weight")
+    dim, channels, *tubelet, patch, _ = shape_of(weights, "patch_embed.proj.weight")
     frames = frames if tubelet else 1
     side = NOMINAL_SIDE // patch
     if positions == "sincos":
-        tokens = _shape(weights, "pos_embed")[1]
+        tokens = shape_of(weights, "pos_embed")[1]
         side = round((tokens / (frames / (tubelet or [1])[0])) ** 0.5)
     known = VIDEO_HEADS if tubelet else IMAGE_HEADS
     heads = heads or known.get(dim)
@@ -161,9 +160,9 @@ def _build_encoder(
         tubelet_size=tubelet[0] if tubelet else 1,
         positions=positions,
         dim=dim,
-        depth=_depth(weights, "blocks"),
+        depth=count_blocks(weights, "blocks"),
         heads=heads,
-        mlp_ratio=_shape(weights, "blocks.0.mlp.fc1.weight")[0] / dim,
+        mlp_ratio=shape_of(weights, "blocks.0.mlp.fc1.weight")[0] / dim,
     )
 
 

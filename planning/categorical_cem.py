@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional as F
 
-from .planner import Best, Candidates, Clock, Scorer, first_candidates, first_mean, uniform
+from .planner import Best, Candidates, Clock, first_candidates, first_mean, score, uniform
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 from .sampling import Elite, best_of, shares
 
@@ -79,7 +79,6 @@ class CategoricalCEM:
         if warm_start is not None:
             chances = (chances + start) / 2
             given = torch.cat([given, one_hot(first_candidates(warm_start, start, action_space))])
-        energy_of = Scorer(world_model, state, energy, self.chunk)
         best, clock, trace, entropy = Best.of(start), Clock(self.seconds), [], []
         elite = Elite(start[None], best.energy[None])
         for _ in range(self.iterations):
@@ -88,7 +87,7 @@ class CategoricalCEM:
             given = given[: self.samples]
             drawn = sampled(chances, self.samples - len(given), generator)
             actions = torch.cat([given, drawn])
-            energies = best.update(actions, energy_of(actions))
+            energies = best.update(actions, score(world_model, state, energy, actions, self.chunk))
             elite = best_of(actions, energies, self.elites)
             share = shares(elite, torch.ones_like(elite.energy))[:, :, None, None]
             found = share.sum(dim=0) > 0

@@ -72,8 +72,8 @@ class LatentWorldModel(nn.Module):
         latent = self.dynamics(state["latent"], action)
         return TensorDict({"latent": latent}, batch_size=state.batch_size)
 
-    def rollout(self, state: TensorDict, actions: Float[Tensor, "B H A"]) -> TensorDict:
-        """The states [B, H] after each action."""
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
+        """The states [*S, B, H] after each action."""
         return unroll(self.step, state, actions)
 
 

@@ -62,8 +62,8 @@ class GoalDistance(ComposableEnergy):
 
     Args:
         goal: states [B].
-        key: the entry of the state, [B, D], on which to measure.
-        norm: "l2" Euclidean, "l1" sum of absolute differences.
+        key: the entry of the state on which to measure: [B, D], or tokens [B, N, D].
+        norm: "l2" Euclidean, "l1" sum of absolute differences, "mean_l1" their mean.
         steps: "last" the end of the plan, "all" the mean over the plan.
     """
 
@@ -72,20 +72,21 @@ class GoalDistance(ComposableEnergy):
         goal: TensorDict,
         *,
         key: str = "latent",
-        norm: Literal["l2", "l1"] = "l2",
+        norm: Literal["l2", "l1", "mean_l1"] = "l2",
         steps: Literal["last", "all"] = "last",
     ) -> None:
-        self.goal = goal[key].unsqueeze(1)  # [B, 1, D]
-        self.key, self.steps, self.order = key, steps, {"l2": 2, "l1": 1}[norm]
+        self.goal = goal[key].flatten(1).unsqueeze(1)  # [B, 1, D]
+        self.key, self.steps, self.order = key, steps, 2 if norm == "l2" else 1
+        self.divisor = self.goal.shape[-1] if norm == "mean_l1" else 1
 
     def __call__(
         self, states: TensorDict, actions: Float[Tensor, "*S B H A"]
     ) -> Float[Tensor, "*S B"]:
-        latents = states[self.key]
+        latents = states[self.key].flatten(states.batch_dims)
         if self.steps == "last":
             latents = latents[..., -1:, :]
         away = torch.linalg.vector_norm(latents - self.goal, ord=self.order, dim=-1)
-        return away.mean(dim=-1)
+        return away.mean(dim=-1) / self.divisor
 
 
 class ActionEffort(ComposableEnergy):

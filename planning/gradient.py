@@ -9,7 +9,7 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .planner import Best, Clock, Scorer, first_candidates, first_mean, noise
+from .planner import Best, Clock, first_candidates, first_mean, noise, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 
@@ -72,11 +72,10 @@ class GradientPlanner:
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(
             adam, self.iterations, self.learning_rate / 10
         )
-        energy_of = Scorer(world_model, state, energy)
         best, clock, trace = Best.of(mean), Clock(self.seconds), []
         for iteration in range(self.iterations + 1):
             actions = (centre + radius * unit).clamp(action_space.low, action_space.high)
-            energies = energy_of(actions)
+            energies = score(world_model, state, energy, actions)
             best.update(actions, energies)
             trace.append(best.energy)
             if iteration == self.iterations or clock.over() or self._settled(trace):

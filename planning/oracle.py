@@ -44,8 +44,8 @@ class TrueDynamics:
             batch_size=state.batch_size,
         )
 
-    def rollout(self, state: TensorDict, actions: Float[Tensor, "B H 2"]) -> TensorDict:
-        """The states [B, H] after each action."""
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H 2"]) -> TensorDict:
+        """The states [*S, B, H] after each action."""
         return unroll(self.step, state, actions)
 
 

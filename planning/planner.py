@@ -19,14 +19,16 @@ Candidates = Float[Tensor, "S B H A"]
 def unroll(
     step: Callable[[TensorDict, Tensor], TensorDict],
     state: TensorDict,
-    actions: Float[Tensor, "B H A"],
+    actions: Float[Tensor, "*S B H A"],
 ) -> TensorDict:
-    """States [B, H] by repeated steps; the rollout of any model that has no faster one."""
+    """States [*S, B, H] by repeated steps; the rollout of any model that has no faster one."""
+    *plans, horizon, _ = actions.shape
+    state = state.expand(*plans).reshape(-1)
     states: list[TensorDict] = []
-    for action in actions.unbind(dim=1):
+    for action in actions.flatten(0, -3).unbind(dim=1):
         state = step(state, action)
         states.append(state)
-    return TensorDict.stack(states, dim=1)
+    return TensorDict.stack(states, dim=1).reshape(*plans, horizon)
 
 
 def score(
@@ -37,30 +39,10 @@ def score(
     chunk: int | None = None,
 ) -> Float[Tensor, "S B"]:
     """Energies of candidate plans; at most about `chunk` rollouts are in memory at once."""
-    return Scorer(world_model, state, energy, chunk)(actions)
-
-
-class Scorer:
-    """`score` for many calls: the starts are laid out once for each number of plans."""
-
-    def __init__(
-        self, world_model: WorldModel, state: TensorDict, energy: Energy, chunk: int | None = None
-    ) -> None:
-        self.world_model, self.state, self.energy, self.chunk = world_model, state, energy, chunk
-        self._starts: dict[int, TensorDict] = {}
-
-    def __call__(self, actions: Candidates) -> Float[Tensor, "S B"]:
-        samples = len(actions) if self.chunk is None else max(1, self.chunk // actions.shape[1])
-        if samples >= len(actions):
-            return self._score(actions)
-        return torch.cat([self._score(some) for some in actions.split(samples)])
-
-    def _score(self, actions: Candidates) -> Float[Tensor, "S B"]:
-        count, batch, horizon = actions.shape[:3]
-        if count not in self._starts:
-            self._starts[count] = self.state.expand(count, batch).reshape(-1)
-        states = self.world_model.rollout(self._starts[count], actions.flatten(0, 1))
-        return self.energy(states.reshape(count, batch, horizon), actions)
+    samples = len(actions) if chunk is None else max(1, chunk // len(state))
+    return torch.cat(
+        [energy(world_model.rollout(state, some), some) for some in actions.split(samples)]
+    )
 
 
 def noise(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:

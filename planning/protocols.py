@@ -33,8 +33,12 @@ class WorldModel(Protocol):
         """The states [B] after one action."""
         ...
 
-    def rollout(self, state: TensorDict, actions: Float[Tensor, "B H A"]) -> TensorDict:
-        """The states [B, H] after each action of a sequence."""
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
+        """The states [*S, B, H] after each action of S sequences for every environment.
+
+        All of an environment's sequences start from its one state, so that what they share is
+        computed once; only the model knows what that is. See `planner.unroll`.
+        """
         ...
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .planner import Best, Candidates, Clock, Scorer, first_candidates, first_mean, noise
+from .planner import Best, Candidates, Clock, first_candidates, first_mean, noise, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 
@@ -98,7 +98,7 @@ class Sampling:
         if std is None:
             std = (self.std * space.radius).expand_as(mean)
         return search(
-            Scorer(world_model, state, energy, self.chunk),
+            partial(score, world_model, state, energy, chunk=self.chunk),
             partial(
                 noise, batch=len(state), horizon=self.horizon, size=len(space.low),
                 generator=generator,

@@ -413,7 +413,7 @@ def test_discrete_plans_are_the_best_of_all_sequences():
         planner.plan(Counter(), state, energy, box(1.0), None, torch.Generator())
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("norm", ["l1", "l2", "mean_l1"])
 @pytest.mark.parametrize("steps", ["last", "all"])
 def test_energies_against_loops_and_with_sample_dimensions(norm, steps):
     generator = torch.Generator().manual_seed(0)
@@ -426,12 +426,29 @@ def test_energies_against_loops_and_with_sample_dimensions(norm, steps):
     for s in range(4):
         for b in range(3):
             gaps = (latents[s, b] - goal[b]).double().numpy()
-            lengths = np.linalg.norm(gaps, ord={"l1": 1, "l2": 2}[norm], axis=1)
+            lengths = np.linalg.norm(gaps, ord=2 if norm == "l2" else 1, axis=1)
+            lengths /= gaps.shape[1] if norm == "mean_l1" else 1
             away = lengths[-1] if steps == "last" else lengths.mean()
             effort = (actions[s, b].double().numpy() ** 2).sum() / H
             assert found[s, b].item() == pytest.approx(0.7 * away + 0.1 * effort, rel=1e-5)
     alone = (0.7 * distance + ActionEffort() * 0.1)(states[0], actions[0])
     assert torch.allclose(alone, found[0])
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "mean_l1"])
+def test_the_distance_of_token_grids_is_over_all_of_their_numbers(norm):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(4, 3, H, 6, 2, generator=generator)
+    goal = torch.randn(3, 6, 2, generator=generator)
+    flat, grid = (
+        GoalDistance(TensorDict({"latent": g}, batch_size=[3]), norm=norm)(
+            TensorDict({"latent": t}, batch_size=[4, 3, H]), torch.zeros(4, 3, H, A)
+        )
+        for g, t in ((goal.flatten(1), tokens.flatten(3)), (goal, tokens))
+    )
+    assert torch.equal(flat, grid)
+    mean = (tokens[:, :, -1] - goal).abs().mean(dim=(2, 3))
+    assert norm != "mean_l1" or torch.allclose(grid, mean)
 
 
 def test_wrong_numbers_are_refused():
