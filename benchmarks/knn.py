@@ -8,6 +8,8 @@ over turns. Recall is against float64. Prints a Markdown table.
     python benchmarks/knn.py --threads 2 --repeats 3
 """
 
+# pyright: reportMissingImports=false
+# (the folders are mapped into `jepa` at installation)
 from __future__ import annotations
 
 import argparse

@@ -12,6 +12,8 @@ stable-worldmodel loguru`), or lies unpacked in a folder on PYTHONPATH.
     python benchmarks/planners.py --out runs/planner_bench    # and result.json
 """
 
+# pyright: reportMissingImports=false
+# (the folders are mapped into `jepa` at installation)
 from __future__ import annotations
 
 import argparse
