@@ -116,13 +116,14 @@ def examine(
     if "corruptions" in probes and not corrupted:
         raise ValueError("the probe `corruptions` needs corrupted test images")
     train, test, groups = tables
-    wanted = {"linear"} & {*probes} or ({"linear"} if "corruptions" in probes else set())
-    both = [name for name in ("linear", "knn") if name in wanted | {*probes}]
+    fitted = {*probes} | ({"linear"} if "corruptions" in probes else set())
+    both = [name for name in ("linear", "knn") if name in fitted]
     scores = fit_and_score(train, test, both, groups=groups, seed=seed)
+    choices = {"chosen": scores.chosen, "held_out": scores.held_out, "C": scores.C}
     found = Findings(
         {k: v for k, v in scores.metrics.items() if k.split("_")[0] in probes},
         {k: v for k, v in scores.predicted.items() if k in probes},
-        {"chosen": scores.chosen, "held_out": scores.held_out, "C": scores.C},
+        choices if both else {},
     )
     best = scores.chosen.get("linear", "last")
     if "attentive" in probes:

@@ -81,7 +81,7 @@ def facts(cell: Cell) -> Html:
     return (
         f'<p class="muted">{escape(about["source"])}, {about["image_size"]} × '
         f"{about['image_size']} pixels, {len(cell.classes)} classes; {len(cell.labels):,} test "
-        f"images; the probes see {sees}.</p>"
+        f"images; the probes see {sees}. Accuracies and other shares are in %.</p>"
     )
 
 

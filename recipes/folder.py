@@ -36,7 +36,11 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
             f"{out} is not empty, and has no {CONFIG}: no run to go on with. "
             "Give another --out, or remove the folder"
         )
-    if occupied and not grows:
+    if occupied and grows:
+        old, new = (yaml.safe_load(text) for text in ((out / CONFIG).read_text(), config))
+        if old.keys() != new.keys():
+            raise FileExistsError(f"{out} holds another kind of run. Give another --out")
+    elif occupied:
         changed = differences((out / CONFIG).read_text(), config)
         if changed:
             raise ValueError(

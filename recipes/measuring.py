@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from ..probes.features import GRID, TOKENS, Encoder, RawPixels, extract, pooling
 from ..probes.suite import Findings, Probe, Tables, draw, examine
 from .pictures import Pictures, read_pictures, save_pictures
 from .results import Measured
+
+log = logging.getLogger(__name__)
 
 CORRUPTED = 1000  # test images, drawn at random
 VIEWED, VIEWS_OF_EACH, AT_ONCE = 500, 10, 50  # test images for LiDAR and alignment
@@ -190,15 +193,15 @@ def measure_cell(
     """Measure what is not in the folder yet, and leave `examined.json`, `predictions.npz`,
     `map.npz` and `pictures.npz` there.
 
-    Raises:
-        ValueError: the folder holds something else.
+    A folder of another encoder (trained again, say) or of other images is measured anew.
     """
     of = about(encoder, data, labelled=labelled, seed=seed)
     known = read_cell(folder) if (folder / "examined.json").is_file() else None
     if known and known.about != of:
-        raise ValueError(f"{folder} holds another measurement: give another folder, or remove it")
-    done = known.details["probes"] if known else []
-    missing = [probe for probe in probes if probe not in done]
+        log.warning("%s was of another encoder or other images: it is measured anew", folder)
+        known = None
+    details = known.details if known else {"probes": [], "seconds": 0.0}
+    missing: list[Probe] = [probe for probe in probes if probe not in details["probes"]]
     if known and not missing:
         return known
     began = time.monotonic()
@@ -209,16 +212,17 @@ def measure_cell(
         xy = map_of(np.asarray(tables.test.features["last"][rows]), seed)
         _write_arrays(folder / "map.npz", {"xy": xy, "labels": tables.test.labels[rows]})
         save_pictures(folder / "pictures.npz", encoder, data, None, seed)
-    said = {**(known.predicted if known else {}), **found.predicted}
+    said = (known.predicted if known else {}) | found.predicted
     _write_arrays(folder / "predictions.npz", {"labels": tables.test.labels, **said})
-    spectrum = found.spectrum if len(found.spectrum) or not known else known.spectrum
-    before = known.details if known else {"seconds": 0.0}
-    seconds = before["seconds"] + time.monotonic() - began
-    details = before | found.details | {"probes": [*done, *missing], "seconds": round(seconds, 1)}
+    spectrum = known.spectrum if known and not len(found.spectrum) else found.spectrum
+    done = {
+        "probes": [*details["probes"], *missing],
+        "seconds": round(details["seconds"] + time.monotonic() - began, 1),
+    }
     written = {
         "about": of,
-        "metrics": {**(known.metrics if known else {}), **found.metrics},
-        "details": details,
+        "metrics": (known.metrics if known else {}) | found.metrics,
+        "details": details | found.details | done,
         "spectrum": [float(f"{v:.4g}") for v in spectrum],
     }
     with atomic_path(folder / "examined.json") as temporary:  # last: then the cell is whole

@@ -128,7 +128,10 @@ def test_what_is_measured_is_not_measured_again_and_more_is_added(parts, compare
     assert {"retrieval_map", "linear_top1", "rankme", "corrupted_top1"} <= metrics
     changed = [p for p, t in zip(cells, before, strict=True) if p.stat().st_mtime_ns != t]
     assert {path.parent.name for path in changed} == {"one"}
-    assert read_cell(compared / "cells/set0/one").predicted.keys() == {"linear", "knn"}
+    grown = read_cell(compared / "cells/set0/one")
+    assert grown.predicted.keys() == {"linear", "knn"}
+    assert grown.details["chosen"].keys() == {"linear", "knn"}
+    assert len(grown.spectrum) == 12
 
 
 def test_probe_folders_are_shown_side_by_side_with_their_baselines(parts, tmp_path):
@@ -167,6 +170,13 @@ def test_probe_folders_are_shown_side_by_side_with_their_baselines(parts, tmp_pa
 def test_mistakes_are_told_before_anything_is_measured(tmp_path, capsys, options, message):
     assert main(["compare", f"--out={tmp_path / 'x'}", *options]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_run_of_another_kind_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("data: {source: photographs}\nsteps: 3\n")
+    assert main(["compare", f"--out={tmp_path}", "--probed=[nowhere]"]) == 1
+    assert "another kind of run" in capsys.readouterr().err
+    assert "steps" in (tmp_path / "config.yaml").read_text()
 
 
 def test_names_of_sources():
