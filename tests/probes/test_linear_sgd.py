@@ -25,7 +25,7 @@ def blobs(n=600, d=12, classes=4, seed=0):
 def test_it_comes_near_the_optimum_whatever_the_scale_of_the_features():
     x, y = blobs(1200)
     best = LinearProbe().fit(x[:600], y[:600]).score(x[600:], y[600:])
-    for optimiser, rates in (("sgd", (0.03, 0.3)), ("lars", (3.0, 30.0))):
+    for optimiser, rates in (("sgd", (0.03, 0.3)), ("lars", (10.0, 100.0))):
         probe = LinearSGDProbe(**QUICK | {"optimiser": optimiser, "learning_rates": rates})
         assert probe.fit(x[:600], y[:600]).score(x[600:], y[600:]) > best - 0.04
         assert probe.held_out_[probe.learning_rate_, 0.0] == max(probe.held_out_.values())
