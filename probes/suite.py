@@ -21,11 +21,13 @@ from .features import TOKENS, Encoder, FeatureTable, pooled
 from .intervals import Interval, bootstrap, jackknife, wilson
 from .linear import LinearProbe
 from .low_shot import SHOTS, Shots, low_shot
+from .mlp import MLPProbe
 from .retrieval import retrieval
 
 Probe: TypeAlias = Literal[
     "linear",
     "knn",
+    "mlp",
     "attentive",
     "low_shot",
     "retrieval",
@@ -126,6 +128,9 @@ def examine(
         choices if both else {},
     )
     best = scores.chosen.get("linear", "last")
+    if "mlp" in probes:
+        mlp = MLPProbe(random_state=int32(seed))
+        _classify("mlp", mlp, train.features[best], test.features[best], tables, found)
     if "attentive" in probes:
         attentive = AttentiveProbe(
             learning_rates=(3e-3, 1e-3, 3e-4), weight_decays=(0.01, 0.1), random_state=int32(seed)

@@ -45,6 +45,20 @@ def test_the_classifiers_tell_what_they_said_of_each_image():
     assert found.details["chosen"] == {"linear": "last", "knn": "last"}
 
 
+def test_the_trained_heads_see_what_the_linear_probe_sees():
+    tokens = FeatureTable(
+        TABLES.train.features | {"tokens": TRAIN[0][:, 0].numpy() / 255.0}, TRAIN[1], {}
+    )
+    tested = FeatureTable(
+        TABLES.test.features | {"tokens": TEST[0][:, 0].numpy() / 255.0}, TEST[1], {}
+    )
+    found = examine(RawPixels(), Tables(tokens, tested), ("mlp", "attentive"))
+    assert found.predicted.keys() == {"mlp", "attentive"}
+    assert found.metrics["mlp_top1"]["value"] > 0.6
+    right = int((found.predicted["attentive"] == TEST[1]).sum())
+    assert found.metrics["attentive_top1"] == wilson(right, 400)._asdict()
+
+
 def test_low_shot_and_retrieval_are_those_of_their_own_files():
     found = examine(RawPixels(), TABLES, ("low_shot", "retrieval"), seed=3)
     train, test = (t.features["last"] for t in TABLES[:2])
