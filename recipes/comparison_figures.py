@@ -69,10 +69,13 @@ def low_shot_curves(curves: Curves, look: Mapping[str, Look]) -> str:
         for i, (name, points) in enumerate(curves.items()):
             apart = 1.03 ** (i - (len(curves) - 1) / 2)  # or whiskers would hide one another
             _whiskers(axes, [(x * apart, number) for x, number in points], look[name], name)
-        ticks = sorted({x for points in curves.values() for x, _ in points})
+        ticks: list[float] = []
+        for x in sorted({x for points in curves.values() for x, _ in points}):
+            if not ticks or x > 1.3 * ticks[-1]:  # or the numbers would overlap
+                ticks.append(x)
         axes.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=3)
         return svg(figure, "Accuracy by the number of labels")
 
 
@@ -121,7 +124,7 @@ def spectra(variances: Mapping[str, Float[np.ndarray, " _"]], look: Mapping[str,
             )
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=3)
         return svg(figure, "Spectrum of the features")
 
 
