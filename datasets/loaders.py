@@ -24,11 +24,15 @@ from .transforms import apply_seeded, eval_transform, pretrain_transform, to_cha
 
 
 class ImageBatch(NamedTuple):
-    """images uint8; labels; what is wrong with each image that was skipped for this batch."""
+    """images uint8; labels; what is wrong with each image that was skipped for this batch.
+
+    rows: index of each in its set, where batches are for evaluation.
+    """
 
     images: UInt8[Tensor, "B C S S"]
     labels: Int64[Tensor, " B"]
     unreadable: list[str]
+    rows: Int64[Tensor, " B"] | None = None
 
 
 class Batches(Dataset):
@@ -195,8 +199,8 @@ class EvaluationBatches(CountedBatches):
         rows = self.rows[batch * self.batch_size : (batch + 1) * self.batch_size]
         if isinstance(self.images, InMemoryImages):
             pixels = self.transform(self.images.images[rows])
-            return ImageBatch(pixels, self.images.labels[rows], [])
-        pixels, labels, unreadable = [], [], []
+            return ImageBatch(pixels, self.images.labels[rows], [], rows)
+        pixels, labels, read, unreadable = [], [], [], []
         for row in rows.tolist():
             try:
                 image, label = self.images[row]
@@ -205,9 +209,11 @@ class EvaluationBatches(CountedBatches):
                 continue
             pixels.append(self.transform(image))
             labels.append(label)
+            read.append(row)
         empty = torch.empty(0, self.channels, self.image_size, self.image_size, dtype=torch.uint8)
         stacked = torch.stack(pixels) if pixels else empty
-        return ImageBatch(stacked, torch.tensor(labels, dtype=torch.int64), unreadable)
+        found, places = (torch.tensor(numbers, dtype=torch.int64) for numbers in (labels, read))
+        return ImageBatch(stacked, found, unreadable, places)
 
 
 def named_rows(rows: Int64[Tensor, " rows"]) -> str:

@@ -19,7 +19,7 @@ class Embedded:
     """One forward pass: see `jepa.objective.Output`."""
 
     losses: dict[str, Float[Tensor, ""]]
-    context: Float[Tensor, "BV N D"]
+    context: Float[Tensor, "n N D"]
     target: Float[Tensor, "BV E"] | None = None
 
 

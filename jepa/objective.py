@@ -29,9 +29,9 @@ class Output(Protocol):
 class Objective(nn.Module):
     """A module that is called with pixels and with what is drawn anew at each step.
 
-    There are two kinds. A JEPA is called with images or clips and their masks; a JointEmbedding
-    with views [B, V, C, H, W] of the images, and a generator that is the same on all ranks. Both
-    give an `Output`.
+    There are three kinds. A JEPA is called with images or clips and their masks; a JointEmbedding
+    with views [B, V, C, H, W] of the images, and a generator that is the same on all ranks;
+    Supervised with images and their labels. All give an `Output`.
     """
 
     encoder: VisionTransformer

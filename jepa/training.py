@@ -16,6 +16,7 @@ from jepa.model import JEPA
 from jepa.objective import Objective, Output
 from jepa.schedules import cosine, linear, warmup_cosine
 from jepa.shapes import Masks
+from jepa.supervised import Supervised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,9 @@ class Pretraining(LightningModule):
     """Trains an objective. Every draw is a pure function of (seed, step, rank): see jepa.seeds.
 
     For a JEPA batches have a field `images`, uint8 or float in [0, 1]: [B, C, H, W], or clips
-    [B, C, T, H, W]. For joint embeddings they have a field `views`, [B, V, C, H, W]. A target
-    follows after every optimiser step, not after every batch.
+    [B, C, T, H, W]. For joint embeddings they have a field `views`, [B, V, C, H, W]; where labels
+    are learnt, `images` and `labels`. A target follows after every optimiser step, not after every
+    batch.
 
     Args:
         model: what is trained, see `Objective`.
@@ -133,6 +135,8 @@ class Pretraining(LightningModule):
         if self.masks is not None:
             images = self.normalize(batch.images)
             return self.model(images, self.draw_masks(images))
+        if isinstance(self.model, Supervised):
+            return self.model(self.normalize(batch.images), batch.labels)
         views = self.normalize(batch.views.flatten(0, 1)).unflatten(0, batch.views.shape[:2])
         step = (self.global_step, self._micro_batch)
         return self.model(views, seeds.generator(self.seed, "step", *step, device=views.device))

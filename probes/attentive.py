@@ -141,15 +141,16 @@ def look(
 
 
 def read(
-    heads: Sequence[AttentiveHead], tokens: Float[Tensor, "B N D"]
+    heads: Sequence[nn.Module], tokens: Float[Tensor, "B N D"]
 ) -> list[Float[Tensor, "B outputs"]]:
-    """What each head says about the same tokens.
+    """What each head, attentive or not, says about the same tokens.
 
-    Heads of depth 1 share the normalised tokens and look at them in one product.
+    Attentive heads of depth 1 share the normalised tokens and look at them in one product.
     """
-    if any(head.pooler.depth > 1 for head in heads):
+    shallow = [h for h in heads if isinstance(h, AttentiveHead) and h.pooler.depth == 1]
+    if len(shallow) < len(heads):
         return [head(tokens) for head in heads]
-    directions = [head.pooler.directions() for head in heads]
+    directions = [head.pooler.directions() for head in shallow]
     seen = look(normalised(tokens), torch.cat(directions))
     parts = seen.split([len(d) for d in directions], dim=1)
-    return [head.linear(head.pooler.finish(p)) for head, p in zip(heads, parts, strict=True)]
+    return [head.linear(head.pooler.finish(p)) for head, p in zip(shallow, parts, strict=True)]

@@ -1,15 +1,16 @@
-"""Training attentive heads on a token table: many learning rates and decays, one pass of data."""
+"""Training heads on a table of frozen features: many rates and decays, one pass of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Num
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepa.schedules import cosine
 from jepa.seeds import derive, generator
@@ -18,6 +19,10 @@ from .attentive import AttentiveHead, read
 from .features import Precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Optimiser = Callable[[list[dict]], torch.optim.Optimizer]
+Head = TypeVar("Head", bound=nn.Module)
+
+ADAMW: Optimiser = partial(torch.optim.AdamW, fused=True)
 
 
 class Rate(NamedTuple):
@@ -36,6 +41,7 @@ class Fitting:
     precision: bfloat16 runs the heads under autocast.
     device: where heads and batches live; the table stays where it is.
     seed: of initial weights, order and views.
+    optimiser: from parameter groups with `lr` and `weight_decay`.
     """
 
     epochs: int
@@ -43,17 +49,23 @@ class Fitting:
     precision: Precision
     device: torch.device
     seed: int
+    optimiser: Optimiser = ADAMW
 
 
 def new_head(dim: int, outputs: int, heads: int, depth: int, fitting: Fitting) -> AttentiveHead:
-    """A head with the weights that the seed gives; the global generator is left as it was."""
+    """An attentive head with the weights that the seed gives."""
+    return seeded(lambda: AttentiveHead(dim, outputs, heads=heads, depth=depth), fitting)
+
+
+def seeded(build: Callable[[], Head], fitting: Fitting) -> Head:
+    """What `build` makes, drawing from the seed; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(fitting.seed, "attentive", "weights"))
-        return AttentiveHead(dim, outputs, heads=heads, depth=depth).to(fitting.device)
+        return build().to(fitting.device)
 
 
 def train(
-    heads: Sequence[AttentiveHead],
+    heads: Sequence[nn.Module],
     rates: Sequence[Rate],
     table: Float[np.ndarray, "n V N D"],
     targets: Num[Tensor, "n ..."],
@@ -62,14 +74,16 @@ def train(
     loss: Loss,
     fitting: Fitting,
 ) -> None:
-    """AdamW on all heads at once: each batch is read once, and every head learns from it.
+    """All heads at once: each batch is read once, and every head learns from it.
 
     The heads do not influence one another: each has its rates, its loss and its gradient, and one
     that diverges leaves the others alone. Of several views of a row, one is drawn per epoch.
     Norms and biases do not decay.
     """
+    for head in heads:
+        head.train()
     groups = [g for head, rate in zip(heads, rates, strict=True) for g in _decayed(head, rate)]
-    optimiser = torch.optim.AdamW(groups, fused=True)
+    optimiser = fitting.optimiser(groups)
     steps = fitting.epochs * -(-len(rows) // fitting.batch_size)
     for step, (chosen, views) in enumerate(_order(rows, table.shape[1], fitting)):
         tokens = _tokens(table[chosen, views], fitting.device)
@@ -86,12 +100,14 @@ def train(
 
 @torch.no_grad()
 def outputs_of(
-    heads: Sequence[AttentiveHead],
+    heads: Sequence[nn.Module],
     table: Float[np.ndarray, "n V N D"],
     rows: Int64[np.ndarray, "m"],
     fitting: Fitting,
 ) -> Float[Tensor, "heads m V outputs"]:
     """What each head says about each view of the rows, in one pass, on the CPU."""
+    for head in heads:
+        head.eval()
     parts = []
     for start in range(0, len(rows), fitting.batch_size):
         views = table[rows[start : start + fitting.batch_size]]
@@ -127,7 +143,7 @@ def _autocast(fitting: Fitting) -> torch.autocast:
     return torch.autocast(fitting.device.type, torch.bfloat16, enabled=half)
 
 
-def _decayed(head: AttentiveHead, rate: Rate) -> list[dict]:
+def _decayed(head: nn.Module, rate: Rate) -> list[dict]:
     """Matrices with weight decay, vectors without; `peak` is the learning rate at the start."""
     weights = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]

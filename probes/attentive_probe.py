@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags, check_array, check_random_state, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
@@ -17,11 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attentive import AttentiveHead
-from .attentive_fit import Fitting, Loss, Rate, new_head, outputs_of, train
-from .splits import split
-
-log = logging.getLogger(__name__)
+from .attentive_fit import Fitting, Loss, new_head, outputs_of
+from .grid_fit import Score, accuracy, chosen_head, codes_of, probabilities, rates_of
 
 LEARNING_RATES = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)  # V-JEPA 2's twenty heads (arXiv:2506.09985)
 WEIGHT_DECAYS = (0.01, 0.1, 0.4, 0.8)
@@ -31,9 +26,6 @@ _AS_IT_IS = {  # a table of tokens may be larger than memory: neither copied nor
     "allow_nd": True,
     "ensure_all_finite": False,
 }
-# What a held-out score is made from: outputs [m, V, outputs] and targets [m, ...]. The second
-# number decides between heads whose first, the one that is reported, is equal.
-Score = Callable[[Tensor, Tensor], tuple[float, float]]
 
 
 class _AttentiveEstimator(BaseEstimator):
@@ -111,35 +103,19 @@ class _AttentiveEstimator(BaseEstimator):
 
         strata: codes that the split keeps in proportion, and groups that it keeps together.
         """
-        rates = [Rate(*pair) for pair in product(self.learning_rates, self.weight_decays)]
-        if not rates or min(min(rate) for rate in rates) < 0:
-            raise ValueError(f"expected learning rates and weight decays >= 0; got {rates}")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         fitting, dim = self._fitting(seed), table.shape[-1]
-
-        def trained(rates: list[Rate], rows: np.ndarray) -> list[AttentiveHead]:
-            heads = [
-                new_head(dim, outputs, self.heads or heads_of(dim), self.depth, fitting)
-                for _ in rates
-            ]
-            train(heads, rates, table, targets, rows, loss=loss, fitting=fitting)
-            return heads
-
-        codes, groups = strata
-        fitted, held_out = split(codes, len(codes), seed, groups)
-        scores = {}
-        if len(rates) > 1 and len(held_out) > 0:
-            said = outputs_of(trained(rates, fitted), table, held_out, fitting)
-            truth = targets[torch.from_numpy(held_out)]
-            scores = {rate: score(o, truth) for rate, o in zip(rates, said, strict=True)}
-        elif len(rates) > 1:
-            log.warning("too few rows to hold some out: the middle of the grid is used")
-        best = max(scores, key=scores.__getitem__) if scores else rates[len(rates) // 2]
-        (self.head_,) = trained([best], np.arange(len(table)))
-        if not all(p.isfinite().all() for p in self.head_.parameters()):
-            raise ValueError(f"training diverged with {best}; give smaller learning_rates")
+        self.head_, best, self.held_out_ = chosen_head(
+            lambda: new_head(dim, outputs, self.heads or heads_of(dim), self.depth, fitting),
+            rates_of(self.learning_rates, self.weight_decays),
+            table,
+            targets,
+            strata,
+            loss=loss,
+            score=score,
+            fitting=fitting,
+        )
         self.learning_rate_, self.weight_decay_ = best
-        self.held_out_ = {tuple(rate): first for rate, (first, _) in scores.items()}
 
 
 class AttentiveProbe(ClassifierMixin, _AttentiveEstimator):
@@ -184,13 +160,13 @@ class AttentiveProbe(ClassifierMixin, _AttentiveEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"a classifier needs at least 2 classes; got 1 class: {self.classes_}")
-        targets, strata = torch.from_numpy(codes), (codes, _codes(groups))
-        self._train(table, targets, len(self.classes_), strata, F.cross_entropy, _accuracy)
+        targets, strata = torch.from_numpy(codes), (codes, codes_of(groups))
+        self._train(table, targets, len(self.classes_), strata, F.cross_entropy, accuracy)
         return self
 
     def predict_proba(self, X) -> Float64[np.ndarray, "n c"]:
         """Probability of each class, averaged over views."""
-        return _probabilities(self._outputs(X)).numpy()
+        return probabilities(self._outputs(X)).numpy()
 
     def predict(self, X) -> np.ndarray:
         """The most probable class."""
@@ -220,7 +196,7 @@ class AttentiveRegressor(RegressorMixin, _AttentiveEstimator):
         self._mean, self._std = wanted.mean(axis=0), wanted.std(axis=0)
         self._std[self._std == 0] = 1.0
         targets = torch.from_numpy((wanted - self._mean) / self._std).float()
-        strata = np.zeros(len(y), dtype=np.int64), _codes(groups)
+        strata = np.zeros(len(y), dtype=np.int64), codes_of(groups)
         self._train(table, targets, targets.shape[1], strata, F.mse_loss, _r2)
         return self
 
@@ -250,23 +226,6 @@ def as_views(X: Float[np.ndarray, "..."]) -> Float[np.ndarray, "n V N D"]:
 def heads_of(dim: int) -> int:
     """The most attention heads that divide the width and are at least 64 wide; 1 if none is."""
     return max((h for h in range(1, dim // 64 + 1) if dim % h == 0), default=1)
-
-
-def _codes(groups) -> Int64[np.ndarray, "n"] | None:
-    return None if groups is None else np.unique(groups, return_inverse=True)[1]
-
-
-def _probabilities(outputs: Float[Tensor, "n V c"]) -> Float64[Tensor, "n c"]:
-    return outputs.double().softmax(dim=-1).mean(dim=1)
-
-
-def _accuracy(outputs: Float[Tensor, "n V c"], codes: Int64[Tensor, "n"]) -> tuple[float, float]:
-    """Accuracy, and the mean log probability of the truth."""
-    p = _probabilities(outputs)
-    if not p.isfinite().all():
-        return -np.inf, -np.inf
-    right = (p.argmax(dim=1) == codes).double().mean()
-    return float(right), float(p.gather(1, codes[:, None]).log().mean())
 
 
 def _r2(outputs: Float[Tensor, "n V k"], truth: Float[Tensor, "n k"]) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Int64
 from jepa.frozen import FrozenEncoder
 from jepa.seeds import derive
 
-from .features import GRID, Encoder, FeatureTable, Precision, extract, poolings_of
+from .features import GRID, TOKENS, Encoder, FeatureTable, Precision, extract, poolings_of
 from .intervals import wilson
 from .knn import KNNProbe
 from .linear import LinearProbe
@@ -68,31 +69,71 @@ def evaluate_tables(
     seed: int = 0,
 ) -> dict:
     """`evaluate_frozen` on tables that are there already."""
-    metrics, held_out, strengths = {}, {}, {}
-    for pooling, features in train.features.items():
-        probes: dict[str, LinearProbe | KNNProbe] = {}
-        probes["knn"] = KNNProbe(k=k).fit(features, train.labels)
-        held_out[f"knn/{pooling}"] = _held_out_knn(features, train.labels, groups, k, seed)
-        if pooling != GRID:
-            linear = LinearProbe(random_state=_int32(seed)).fit(features, train.labels, groups)
-            probes["linear"], strengths[pooling] = linear, linear.C_
-            held_out[f"linear/{pooling}"] = max(linear.held_out_.values(), default=0.0)
-        for name, probe in probes.items():
-            right = int((probe.predict(test.features[pooling]) == test.labels).sum())
-            metrics[f"{name}_top1/{pooling}"] = wilson(right, len(test.labels))._asdict()
-    chosen = {}
-    for probe in ("linear", "knn"):
-        tried = [p for p in train.features if f"{probe}/{p}" in held_out]
-        scores = {pooling: held_out[f"{probe}/{pooling}"] for pooling in tried}
-        chosen[probe] = max(scores, key=scores.__getitem__)
-        metrics[f"{probe}_top1"] = metrics[f"{probe}_top1/{chosen[probe]}"]
+    found = fit_and_score(train, test, groups=groups, k=k, seed=seed)
     return {
-        "metrics": dict(sorted(metrics.items())),
-        "chosen": chosen,
-        "held_out": held_out,
-        "C": strengths,
+        "metrics": found.metrics,
+        "chosen": found.chosen,
+        "held_out": found.held_out,
+        "C": found.C,
         "images": {"train": len(train.labels), "test": len(test.labels)},
     }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`evaluate_frozen`'s numbers, and of each probe on its chosen pooling what it said.
+
+    predicted: {probe: label of each test image}. linear: the fitted linear probe, if it is one of
+    the probes.
+    """
+
+    metrics: dict[str, dict]
+    chosen: dict[str, str]
+    held_out: dict[str, float]
+    C: dict[str, float]
+    predicted: dict[str, Int64[np.ndarray, "n"]]
+    linear: LinearProbe | None
+
+
+def fit_and_score(
+    train: FeatureTable,
+    test: FeatureTable,
+    probes: Sequence[str] = ("linear", "knn"),
+    *,
+    groups: Int64[np.ndarray, "n"] | None = None,
+    k: int = 20,
+    seed: int = 0,
+) -> Scores:
+    """The linear probe and kNN, or one of them, on every pooling of the tables."""
+    metrics, held_out, strengths, predicted, fitted = {}, {}, {}, {}, {}
+    for pooling, features in train.features.items():
+        if pooling == TOKENS:
+            continue
+        if "knn" in probes:
+            fitted["knn", pooling] = KNNProbe(k=k).fit(features, train.labels)
+            held_out[f"knn/{pooling}"] = _held_out_knn(features, train.labels, groups, k, seed)
+        if "linear" in probes and pooling != GRID:
+            linear = LinearProbe(random_state=int32(seed)).fit(features, train.labels, groups)
+            fitted["linear", pooling], strengths[pooling] = linear, linear.C_
+            held_out[f"linear/{pooling}"] = max(linear.held_out_.values(), default=0.0)
+    for (name, pooling), probe in fitted.items():
+        said = probe.predict(test.features[pooling])
+        right = int((said == test.labels).sum())
+        predicted[name, pooling] = said
+        metrics[f"{name}_top1/{pooling}"] = wilson(right, len(test.labels))._asdict()
+    chosen = {}
+    for name in probes:
+        scores = {p: held_out[f"{name}/{p}"] for p in train.features if (name, p) in fitted}
+        chosen[name] = max(scores, key=scores.__getitem__)
+        metrics[f"{name}_top1"] = metrics[f"{name}_top1/{chosen[name]}"]
+    return Scores(
+        dict(sorted(metrics.items())),
+        chosen,
+        held_out,
+        strengths,
+        {name: predicted[name, pooling] for name, pooling in chosen.items()},
+        fitted.get(("linear", chosen.get("linear", ""))),
+    )
 
 
 def _held_out_knn(
@@ -104,12 +145,13 @@ def _held_out_knn(
 ) -> float:
     """Accuracy on held-out parts of the training set; at most 20,000 rows are used."""
     right, rows = 0, 0
-    for bank, held_out in folds(labels, 20_000, _int32(seed), groups):
+    for bank, held_out in folds(labels, 20_000, int32(seed), groups):
         probe = KNNProbe(k=k).fit(features[bank], labels[bank])
         right += int((probe.predict(features[held_out]) == labels[held_out]).sum())
         rows += len(held_out)
     return right / max(rows, 1)
 
 
-def _int32(seed: int) -> int:
+def int32(seed: int) -> int:
+    """The seed of held-out splits, as scikit-learn takes it."""
     return derive(seed, "held_out") % 2**32

@@ -75,6 +75,34 @@ def mean_interval(values: Float[np.ndarray, "n"], confidence: float = 0.95) -> I
     return Interval(float(mean), float(mean - half), float(mean + half))
 
 
+def jackknife(
+    rows: Num[np.ndarray, "n ..."],
+    statistic: Callable[[np.ndarray], float],
+    *,
+    seed: int,
+    parts: int = 10,
+    confidence: float = 0.95,
+) -> Interval:
+    """Interval of a smooth statistic whose value depends on how many rows there are (a rank, say).
+
+    The jackknife (Tukey 1958): the value is that of all rows, its standard error from leaving out
+    each of `parts` random parts in turn. The bootstrap would repeat rows, which lowers a rank.
+
+    Args:
+        rows: independent observations.
+        statistic: rows to one number.
+        parts: of equal size, up to a row; at least 2.
+    """
+    if not 2 <= parts <= len(rows):
+        raise ValueError(f"expected 2 <= parts <= {len(rows)}, the number of rows; got {parts}")
+    order = np.random.default_rng(derive(seed, "jackknife")).permutation(len(rows))
+    without = [statistic(np.delete(rows, part, axis=0)) for part in np.array_split(order, parts)]
+    value = float(statistic(rows))
+    error = np.sqrt((parts - 1) * np.var(without))
+    half = float(stdtrit(parts - 1, 0.5 + _checked(confidence) / 2) * error)
+    return Interval(value, value - half, value + half)
+
+
 def _checked(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is a probability such as 0.95; got {confidence}")

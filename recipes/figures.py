@@ -23,6 +23,7 @@ Rows: TypeAlias = Sequence[Mapping[str, float | int]]  # of metrics.jsonl
 # Matplotlib draws with placeholder colours; the page's style sheet says what they are.
 INK, MUTED, GRID, BAD = "#000001", "#000002", "#000003", "#000004"
 BLUE, ORANGE, GREEN, PURPLE = "#000005", "#000006", "#000007", "#000008"
+TEAL, PINK = "#000009", "#00000a"
 VARIABLES = {
     INK: "ink",
     MUTED: "muted",
@@ -32,6 +33,8 @@ VARIABLES = {
     ORANGE: "orange",
     GREEN: "green",
     PURPLE: "purple",
+    TEAL: "teal",
+    PINK: "pink",
 }
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -185,13 +188,19 @@ def _draw_curve(axes: Axes, curve: Curve, rows: Rows, smooth: bool) -> None:
 
 
 def success_bars(bars: Sequence[tuple[str, Measured]]) -> str:
-    """Horizontal bars of shares with their intervals; the first is ours."""
+    """Bars of the share of goals reached; the first is ours."""
+    colours = [BLUE, *[MUTED] * (len(bars) - 1)]
+    return share_bars(bars, colours, "Share of goals reached, with 95 % intervals")
+
+
+def share_bars(bars: Sequence[tuple[str, Measured]], colours: Sequence[str], label: str) -> str:
+    """Horizontal bars of shares with their intervals."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.5, 0.5 + 0.42 * len(bars)))
         axes = figure.add_subplot(xlim=(0, 1.16))
-        for i, (_, bar) in enumerate(bars):
-            colour = BLUE if i == 0 else MUTED
-            axes.barh(i, bar["value"], height=0.56, color=colour, alpha=0.9 if i == 0 else 0.45)
+        for i, ((_, bar), colour) in enumerate(zip(bars, colours, strict=True)):
+            opacity = 0.45 if colour == MUTED else 0.9
+            axes.barh(i, bar["value"], height=0.56, color=colour, alpha=opacity)
             axes.plot([bar["low"], bar["high"]], [i, i], color=INK, linewidth=1.4)
             axes.plot([bar["low"], bar["high"]], [i, i], "|", color=INK, markersize=7)
             text = f"{100 * bar['value']:.1f} %"
@@ -202,7 +211,7 @@ def success_bars(bars: Sequence[tuple[str, Measured]]) -> str:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        return svg(figure, "Share of goals reached, with 95 % intervals")
+        return svg(figure, label)
 
 
 def energy_map(

@@ -25,6 +25,7 @@ from jepa.objective import Objective
 from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
 from jepa.shapes import Grid
+from jepa.supervised import Supervised
 from jepa.training import Optimisation, Pretraining
 from jepa.watch import CollapseWatch
 
@@ -107,7 +108,7 @@ def fit(
     data: ImageDataModule | ClipDataModule,
     encoder: VisionTransformer,
     predictor: Callable[[int, Grid], Predictor] | None = None,
-    objective: Callable[[VisionTransformer], JointEmbedding] | None = None,
+    objective: Callable[[VisionTransformer], JointEmbedding | Supervised] | None = None,
     optimisation: Optimisation,
     masks: MaskSampler | None = None,
     normalize: Normalize,
@@ -124,7 +125,7 @@ def fit(
     stage_from: Path | None = None,
     resume: bool = False,
 ) -> tuple[FrozenEncoder, Objective]:
-    """Train a JEPA, given predictor and masks, or a joint-embedding objective.
+    """Train a JEPA, given predictor and masks, or another objective.
 
     Leaves `encoder.safetensors` (the target, or the trained encoder of an objective without),
     `student.safetensors` and `metrics.jsonl`. Returns that frozen encoder, and the model as
@@ -140,17 +141,8 @@ def fit(
         )
     if init_from is not None:
         encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
-    check_parts(data, predictor, objective, distance, regulariser)
-    if objective is not None:
-        model = objective(encoder)
-    else:
-        assert predictor is not None
-        model = JEPA(
-            encoder=encoder,
-            predictor=predictor(encoder.dim, encoder.native_grid),
-            distance=distance,
-            regulariser=regulariser,
-        )
+    model = built(encoder, predictor, objective, distance, regulariser)
+    check_batches(data, model)
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
     )
@@ -200,26 +192,50 @@ def fit(
     return frozen, model
 
 
-def check_parts(
-    data: ImageDataModule | ClipDataModule,
+def built(
+    encoder: VisionTransformer,
     predictor: Callable[[int, Grid], Predictor] | None,
-    objective: Callable[[VisionTransformer], JointEmbedding] | None,
+    objective: Callable[[VisionTransformer], JointEmbedding | Supervised] | None,
     distance: Distance,
     regulariser: VarianceCovariance | None,
-) -> None:
-    """A JEPA has a predictor; an objective has views, and nothing of a JEPA's."""
-    if (predictor is None) == (objective is None):
-        raise ValueError(
-            "give a predictor for a JEPA, e.g. --predictor.dim=64, or an objective on views of "
-            f"images, e.g. --objective=VICReg; got {'neither' if predictor is None else 'both'}"
+) -> Objective:
+    """A JEPA where there is a predictor; else the objective, which has nothing of a JEPA's."""
+    if predictor is not None and objective is None:
+        return JEPA(
+            encoder=encoder,
+            predictor=predictor(encoder.dim, encoder.native_grid),
+            distance=distance,
+            regulariser=regulariser,
         )
-    views = data.views if isinstance(data, ImageDataModule) else None
-    if objective is None and views is not None:
-        raise ValueError("a JEPA sees one view of an image: set --data.views=null")
-    if objective is not None and views is None:
-        raise ValueError("an objective compares views of images: set --data.views.count=2")
-    if objective is not None and (regulariser is not None or distance != "smooth_l1"):
+    if objective is None or predictor is not None:
+        raise ValueError(
+            "give a predictor for a JEPA, e.g. --predictor.dim=64, or an objective on images, "
+            f"e.g. --objective=VICReg; got {'neither' if predictor is None else 'both'}"
+        )
+    if regulariser is not None or distance != "smooth_l1":
         raise ValueError("distance and regulariser are a JEPA's; an objective has its own losses")
+    return objective(encoder)
+
+
+def check_batches(data: ImageDataModule | ClipDataModule, model: Objective) -> None:
+    """A joint embedding needs views, the others images as they are, and one of them labels."""
+    views = data.views if isinstance(data, ImageDataModule) else None
+    if isinstance(model, JointEmbedding):
+        if views is None:
+            raise ValueError(
+                f"{type(model).__name__} compares views of images: set --data.views.count=2"
+            )
+    elif views is not None:
+        raise ValueError(
+            f"a {type(model).__name__} sees one view of an image: set --data.views=null"
+        )
+    if isinstance(model, Supervised):
+        classes = len(data.images("train").classes)
+        if model.classes != classes:
+            raise ValueError(
+                f"the images of {data.source} have {classes} classes, the head {model.classes}: "
+                f"set --objective.classes={classes}"
+            )
 
 
 def normalisation(

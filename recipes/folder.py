@@ -15,10 +15,11 @@ LAST = "last.ckpt"
 LEAST_FREE_BYTES = 200 * 2**20
 
 
-def claim(out: Path, *, resume: bool, config: str) -> None:
+def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
     """Make `out` this run's folder, and write the whole configuration into it.
 
     A folder with nothing but a configuration is of a run that failed before it began: free.
+    One that `grows` may be given again, with any configuration, if it was this command's before.
 
     Raises:
         FileExistsError: the folder is not empty, and the run is not a resumed one, or it does not
@@ -27,7 +28,7 @@ def claim(out: Path, *, resume: bool, config: str) -> None:
             is full.
     """
     occupied = out.is_dir() and any(path.name != CONFIG for path in out.iterdir())
-    if occupied and not resume:
+    if occupied and not resume and not grows:
         raise FileExistsError(
             f"{out} is not empty. To go on with that run: --resume; for a new one: another --out"
         )
@@ -36,7 +37,11 @@ def claim(out: Path, *, resume: bool, config: str) -> None:
             f"{out} is not empty, and has no {CONFIG}: no run to go on with. "
             "Give another --out, or remove the folder"
         )
-    if occupied:
+    if occupied and grows:
+        old, new = (yaml.safe_load(text) for text in ((out / CONFIG).read_text(), config))
+        if old.keys() != new.keys():
+            raise FileExistsError(f"{out} holds another kind of run. Give another --out")
+    elif occupied:
         changed = differences((out / CONFIG).read_text(), config)
         if changed:
             raise ValueError(

@@ -18,10 +18,11 @@ from .results import Measured, shown
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --muted: #667085; --line: #e4e7ec;
   --paper: #ffffff; --panel: #f7f8fa; --bad: #c4320a; --blue: #2f6fbf; --orange: #d06a12;
-  --green: #2d8a5f; --purple: #7a52b3; }
+  --green: #2d8a5f; --purple: #7a52b3; --teal: #14868c; --pink: #c13b7a; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --muted: #98a2b3;
   --line: #2c313a; --paper: #14171c; --panel: #1b1f26; --bad: #ff8a65; --blue: #6ea8ec;
-  --orange: #f0a35e; --green: #63c197; --purple: #b596e6; } }
+  --orange: #f0a35e; --green: #63c197; --purple: #b596e6;
+  --teal: #52c3c8; --pink: #f088b6; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
@@ -87,6 +88,29 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .player button { font: inherit; color: inherit; background: var(--panel); cursor: pointer;
   border: 1px solid var(--line); border-radius: 6px; padding: 2px 0; width: 64px; }
 .control img { width: 100%; border-radius: 6px; }
+.chip { display: inline-block; width: 10px; height: 10px; border: 2px solid; border-radius: 50%;
+  margin-right: 7px; }
+.encoders { display: flex; flex-wrap: wrap; gap: 4px 20px; max-width: none; }
+.compared { margin: 14px 0; font-size: 15px; }
+.compared th, .compared td { padding: 5px 18px 5px 0; text-align: left; font-weight: 400;
+  white-space: nowrap; vertical-align: top; }
+.compared thead th { color: var(--muted); font-size: 13px; white-space: normal;
+  vertical-align: bottom; border-bottom: 1px solid var(--line); }
+.compared tbody th { position: sticky; left: 0; background: var(--paper); }
+.compared small { display: block; color: var(--muted); font-size: 12px; }
+.chart { max-width: 640px; } .wide { min-width: 720px; }
+.maps { display: grid; gap: 20px 26px; margin: 14px 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); }
+.map { background: var(--panel); border-radius: 8px; overflow: visible; }
+.map path { fill: none; }
+.map text { font-size: 15px; font-weight: 600; text-anchor: middle; fill: var(--ink);
+  stroke: var(--panel); stroke-width: 4px; paint-order: stroke; }
+.confusion text { font-size: 12px; fill: var(--ink); text-anchor: middle; }
+.confusion .row { text-anchor: end; fill: var(--muted); }
+.confusion .column { text-anchor: start; fill: var(--muted); }
+.four { display: grid; grid-template-columns: 1fr 1fr; gap: 3px; }
+.sheet .four img { border: 2px solid; } .sheet .four span { color: var(--orange); }
+.sheet .four .same { color: var(--blue); }
 @media (max-width: 900px) { .control { grid-template-columns: 1fr; }
   .near { grid-template-columns: 1fr; } }
 @media print { .player div { display: none; } }

@@ -18,6 +18,8 @@ from jepa import seeds
 
 from .folder import claim, stored_config
 
+GROWING = ("compare",)  # commands that keep what each part was measured with, and add to it
+
 
 def run(command: Callable[..., Any], arguments: list[str]) -> int:
     """Parse, build the parts under the run's seed, claim the output folder, go."""
@@ -29,7 +31,8 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     config = parser.parse_args([f"{a}=true" if a in flags else a for a in arguments])
     if "out" in config:
         shown = parser.dump(config, skip_unset=False)
-        claim(Path(config.out), resume=config.get("resume", False), config=shown)
+        grows = command.__name__ in GROWING
+        claim(Path(config.out), resume=config.get("resume", False), grows=grows, config=shown)
     torch.manual_seed(seeds.derive(config.get("seed", 0), "init"))
     built = parser.instantiate(config)
     built.pop("config", None)

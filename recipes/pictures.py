@@ -21,6 +21,7 @@ from jepa.masks_reference import ReferenceMultiBlockMasks
 from jepa.shapes import Grid, Masks
 
 from ..datasets.datamodule import ImageDataModule
+from ..probes.features import Encoder
 from ..probes.knn import nearest
 
 SHOWN = 8  # test images on the page
@@ -67,7 +68,7 @@ class Pictures:
 
 def save_pictures(
     path: Path,
-    frozen: FrozenEncoder,
+    encoder: Encoder,
     data: ImageDataModule,
     masks: MultiBlockMasks | ReferenceMultiBlockMasks | None,
     seed: int,
@@ -75,11 +76,11 @@ def save_pictures(
     """Compute the pictures of an encoder, and write them to `path` (an .npz, at most ~2 MB).
 
     The images are drawn at random under the data's seed; where both splits are the same large
-    set, queries and bank are different images of it.
+    set, queries and bank are different images of it. Raw pixels are one patch.
     """
     rows = data.draw("test", QUERIES, "pictures")
-    images, labels, tokens = seen(frozen, data.evaluation_loader("test", rows=rows))
-    grid = frozen.grid(images)
+    images, labels, tokens = seen(encoder, data.evaluation_loader("test", rows=rows))
+    grid = encoder.grid(images) if isinstance(encoder, FrozenEncoder) else (1, 1)
     place, placed = position_means(tokens)
     components, explained = principal_components(tokens[:SHOWN] - place)
     masked = no_masks(grid, len(components))
@@ -89,7 +90,7 @@ def save_pictures(
     bank_features, bank_labels, bank_images = [], [], []
     rows = data.draw("train", QUERIES + BANK, "pictures")[-BANK:]
     for batch in data.evaluation_loader("train", rows=rows):
-        bank_features.append(features_of(frozen, batch.images).mean(dim=1))
+        bank_features.append(features_of(encoder, batch.images).mean(dim=1))
         bank_labels.append(batch.labels)
         bank_images.append(thumbnails(batch.images, SMALL_SIDE))
     bank = torch.cat(bank_features).numpy()
@@ -132,19 +133,20 @@ def read_pictures(path: Path) -> Pictures:
 
 
 def seen(
-    frozen: FrozenEncoder, batches: Iterable
+    encoder: Encoder, batches: Iterable
 ) -> tuple[UInt8[Tensor, "n C H W"], Int64[Tensor, " n"], Float32[Tensor, "n N D"]]:
     """Images, labels and patch features of all batches."""
-    parts = [(b.images, b.labels, features_of(frozen, b.images)) for b in batches]
+    parts = [(b.images, b.labels, features_of(encoder, b.images)) for b in batches]
     images, labels, tokens = (torch.cat(column) for column in zip(*parts, strict=True))
     return images, labels, tokens
 
 
-def features_of(
-    frozen: FrozenEncoder, images: UInt8[Tensor, "B C H W"]
-) -> Float32[Tensor, "B N D"]:
-    """Patch features, computed where the encoder is."""
-    return frozen(images.to(frozen.normalize.shift.device)).float().cpu()
+def features_of(encoder: Encoder, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B N D"]:
+    """Patch features of the last layer, computed where the encoder is."""
+    last = encoder.layer_names[-1]
+    if isinstance(encoder, FrozenEncoder):
+        images = images.to(encoder.normalize.shift.device)
+    return encoder.layers(images, [last])[last].float().cpu()
 
 
 def position_means(tokens: Float32[Tensor, "n N D"]) -> tuple[Float32[Tensor, "N D"], float]:

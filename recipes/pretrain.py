@@ -1,4 +1,4 @@
-"""Pretrain a JEPA, or a joint embedding of views, then measure the frozen encoder."""
+"""Pretrain a JEPA, a joint embedding or a classifier, then measure the frozen encoder."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from jepa.predictor import Predictor
 from jepa.seeds import generator
 from jepa.shapes import Grid
 from jepa.sigreg import LeJEPA
+from jepa.supervised import Supervised
 from jepa.training import Optimisation
 from jepa.vicreg import VICReg
 
@@ -61,7 +62,7 @@ def pretrain(
     measured_on: ClipDataModule | None = None,
     encoder: VisionTransformer,
     predictor: Callable[[int, Grid], Predictor] | None = None,
-    objective: Callable[[VisionTransformer], VICReg | BYOL | LeJEPA] | None = None,
+    objective: Callable[[VisionTransformer], VICReg | BYOL | LeJEPA | Supervised] | None = None,
     optimisation: Optimisation,
     masks: MultiBlockMasks | ReferenceMultiBlockMasks | MaskGroups | None = None,
     distance: Distance = "smooth_l1",
@@ -94,7 +95,8 @@ def pretrain(
         encoder: the encoder to train.
         predictor: the predictor of a JEPA, given the encoder's width and grid; or else give an
             objective.
-        objective: VICReg, BYOL or LeJEPA, given the encoder; needs data.views.
+        objective: VICReg, BYOL or LeJEPA, given the encoder, which need data.views; or Supervised,
+            a baseline that learns the labels.
         optimisation: steps, learning rate, decay, momentum of the target.
         masks: the mask sampler of a JEPA; not given: I-JEPA's for images, V-JEPA's groups for
             clips.

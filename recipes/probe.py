@@ -1,25 +1,18 @@
-"""Measure a frozen encoder: linear and kNN probes, beside raw pixels and random weights."""
+"""Measure a frozen encoder by any choice of probes, beside raw pixels and random weights."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from jepa.checkpoint import load_frozen_encoder
-from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.official import NOMINAL_FRAMES
 
-from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
-from ..datasets.images import Split
-from ..probes.evaluate import evaluate_frozen
-from ..probes.features import RawPixels, random_encoder
+from ..probes.evaluate import evaluate_tables
+from ..probes.suite import QUICK, Probe
+from .measuring import baselines_of, measure_cell, tables_of
 from .results import Measured, rows_of, shown, write_result
 
 
@@ -29,6 +22,7 @@ def probe(
     out: Path,
     data: ImageDataModule | None = None,
     architecture: str | None = None,
+    probes: tuple[Probe, ...] = QUICK,
     heads: int | None = None,
     frames: int = NOMINAL_FRAMES,
     pretrained: bool = True,
@@ -41,30 +35,44 @@ def probe(
     Args:
         encoder: a run folder, an encoder.safetensors, an official .pth.tar or .pt of I-JEPA,
             V-JEPA or V-JEPA 2, a timm name, or the .safetensors of a timm model.
-        out: folder for result.json and the feature tables; must be empty.
+        out: folder for result.json, predictions.npz (what each classifier said of each test
+            image), examined.json (choices and curves) and the feature tables; the same of each
+            baseline below baselines/. Must be empty.
         data: the images; the embedded photographs if not given.
+        probes: any of linear, knn, mlp, attentive, low_shot, retrieval, clustering, diagnostics
+            and corruptions, e.g. --probes='[linear, knn, attentive]'. Not among those by default:
+            mlp and attentive, which are trained for minutes, and corruptions.
         architecture: the timm model that an encoder.safetensors of timm holds.
         heads: attention heads of an official checkpoint of an unreleased width.
         frames: length of the clips that an official V-JEPA with added positions was trained on.
         pretrained: for timm names, with their published weights.
         labelled: training images, drawn at random, whose labels the probes see; None: all.
         name: of the recipe, in results.
-        seed: of the held-out splits and the random baseline.
+        seed: of the held-out splits, of every draw, and of the random baseline.
     """
     began = time.monotonic()
     frozen = load_frozen_encoder(
         encoder, architecture=architecture, heads=heads, frames=frames, pretrained=pretrained
     )
-    metrics, baselines = measure(
-        frozen, data or ImageDataModule(), labelled=labelled, seed=seed, cache=out / "features"
-    )
+    data = data or ImageDataModule()
+    check_channels(frozen, data)
+    metrics: dict[str, Measured] = {}
+    baselines = baselines_of(frozen, seed)
+    for prefix, each in {"": frozen, **baselines}.items():
+        cell = measure_cell(
+            out / "baselines" / prefix if prefix else out,
+            each,
+            data,
+            probes,
+            labelled=labelled,
+            seed=seed,
+            cache=out / "features",
+        )
+        metrics |= {f"{prefix}/{k}".lstrip("/"): value for k, value in cell.metrics.items()}
+    own, below = apart(metrics, tuple(f"{prefix}/" for prefix in baselines))
+    seconds = time.monotonic() - began
     result = write_result(
-        out,
-        recipe=name,
-        seed=seed,
-        seconds=time.monotonic() - began,
-        metrics=metrics,
-        baselines=baselines,
+        out, recipe=name, seed=seed, seconds=seconds, metrics=own, baselines=below
     )
     print_rows(rows_of(result))
 
@@ -77,38 +85,27 @@ def measure(
     seed: int,
     cache: Path,
 ) -> tuple[dict[str, Measured], dict[str, Measured]]:
-    """Metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
+    """Linear and kNN metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
 
     The baselines are raw pixels and, for our own architecture, the same with random weights.
     """
+    check_channels(frozen, data)
+    metrics: dict[str, Measured] = {}
+    baselines = baselines_of(frozen, seed)
+    for prefix, each in {"": frozen, **baselines}.items():
+        train, test, groups = tables_of(each, data, (), labelled=labelled, cache=cache)
+        found = evaluate_tables(train, test, groups=groups, seed=seed)["metrics"]
+        metrics |= {f"{prefix}/{name}".lstrip("/"): value for name, value in found.items()}
+    return apart(metrics, tuple(f"{prefix}/" for prefix in baselines))
+
+
+def check_channels(frozen: FrozenEncoder, data: ImageDataModule) -> None:
+    """Raises ValueError, saying what to type, unless the images have the encoder's channels."""
     if frozen.channels != data.channels:
         raise ValueError(
             f"the encoder takes {frozen.channels} channels, the images have {data.channels}: "
             f"set --data.channels={frozen.channels}"
         )
-    encoders = {"": frozen, "raw_pixels/": RawPixels()}
-    if isinstance(frozen.encoder, VisionTransformer):
-        encoders["random_encoder/"] = random_encoder(frozen, seed)
-
-    def known(split: Split) -> str:
-        part = f"-{labelled}" if split == "train" and labelled else ""
-        return f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}{part}"
-
-    rows, groups = sample_of(data, labelled)
-    metrics: dict[str, Measured] = {}
-    for prefix, encoder in encoders.items():
-        found = evaluate_frozen(
-            encoder,
-            data.evaluation_loader("train", rows=rows),
-            data.evaluation_loader("test"),
-            cache=cache,
-            data=(known("train"), known("test")),
-            groups=groups,
-            seed=seed,
-            progress=True,
-        )
-        metrics |= {f"{prefix}{name}": value for name, value in found["metrics"].items()}
-    return apart(metrics, tuple(encoders)[1:])
 
 
 def apart(
@@ -117,17 +114,6 @@ def apart(
     """The encoder's own metrics, and those whose names begin with a baseline's."""
     below = {name: value for name, value in metrics.items() if name.startswith(baselines)}
     return {name: value for name, value in metrics.items() if name not in below}, below
-
-
-def sample_of(
-    data: ImageDataModule | ClipDataModule, labelled: int | None
-) -> tuple[Int64[Tensor, " rows"], Int64[np.ndarray, " rows"] | None]:
-    """Training samples whose labels the probes see, and their groups where these are known."""
-    train = data.images("train")
-    rows = torch.arange(len(train))
-    if labelled is not None:
-        rows = data.draw("train", labelled, "labelled")
-    return rows, None if train.groups is None else train.groups[rows].numpy()
 
 
 def print_rows(rows: list[tuple[str, Measured]]) -> None:

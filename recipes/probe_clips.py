@@ -26,7 +26,8 @@ from ..probes.intervals import wilson
 from ..probes.knn import KNNProbe
 from ..probes.linear import LinearProbe
 from ..probes.regression import RidgeProbe, r2_interval
-from .probe import apart, sample_of
+from .measuring import sample_of
+from .probe import apart
 from .results import Measured
 
 

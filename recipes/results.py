@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -56,7 +57,7 @@ def versions() -> dict[str, str]:
 
 def command_line() -> str:
     """As it was typed, without the interpreter's path."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def write_result(

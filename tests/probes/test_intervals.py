@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jepa.probes.intervals import bootstrap, mean_interval, wilson
+from jepa.probes.intervals import bootstrap, jackknife, mean_interval, wilson
 
 
 @pytest.mark.parametrize(("right", "of"), [(0, 10), (10, 10), (3, 7), (880, 1000), (1, 10_000)])
@@ -49,3 +49,29 @@ def test_the_interval_of_a_mean_is_students(n, confidence):
     assert found == pytest.approx((values.mean(), *truth), abs=1e-12)
     with pytest.raises(ValueError, match="at least 2"):
         mean_interval(values[:1])
+
+
+def test_the_jackknife_of_a_mean_is_students_interval_of_the_means_of_the_parts():
+    rows = np.random.default_rng(0).normal(3.0, 2.0, size=200)
+    found = jackknife(rows, np.mean, seed=0, parts=200)
+    truth = mean_interval(rows)
+    assert found == pytest.approx(truth, rel=1e-9)
+    coarse = jackknife(rows, np.mean, seed=0, parts=8)
+    assert coarse.value == pytest.approx(rows.mean())
+    assert 0.3 < (coarse.high - coarse.low) / (truth.high - truth.low) < 3
+
+
+def test_the_jackknife_covers_a_ratio_that_has_a_closed_form():
+    random = np.random.default_rng(1)
+    inside = 0
+    for i in range(200):
+        rows = random.normal(size=(150, 2)) * [1.0, 2.0]
+        found = jackknife(rows, lambda x: float(x[:, 1].var() / x[:, 0].var()), seed=i)
+        inside += found.low <= 4.0 <= found.high
+    assert 175 <= inside <= 199
+
+
+@pytest.mark.parametrize("parts", [1, 11])
+def test_the_jackknife_needs_parts_that_are_there(parts):
+    with pytest.raises(ValueError, match="2 <= parts <= 10"):
+        jackknife(np.arange(10.0), np.mean, seed=0, parts=parts)

@@ -22,6 +22,8 @@ TINY = {
 }
 LEJEPA = {"class_path": "LeJEPA", "init_args": {"projector": [12, 8], "directions": 8}}
 BYOL = {"class_path": "BYOL", "init_args": {"projector": [12, 8], "predictor": 12}}
+SUPERVISED = {"class_path": "Supervised", "init_args": {"classes": 17}}
+ONE_VIEW = TINY["data"] | {"views": None}
 
 
 def pretrained(folder, **changes):
@@ -58,6 +60,16 @@ def test_byol_is_probed_on_its_target(tmp_path):
     assert encoders[0].fingerprint() != encoders[1].fingerprint()
 
 
+def test_a_classifier_is_trained_by_the_same_command(tmp_path):
+    status, out = pretrained(tmp_path, objective=SUPERVISED, data=ONE_VIEW)
+    assert status == 0
+    assert online(out) == {"student"}
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert any("loss/cross_entropy" in row for row in rows)
+    assert load_frozen_encoder(out).dim == 16
+    assert "principal components" in pretraining_part(out)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -70,6 +82,14 @@ def test_byol_is_probed_on_its_target(tmp_path):
         ),
         ({"objective": BYOL, "regulariser": {"variance": 0.2}}, "a JEPA's"),
         ({"objective": BYOL, "masks": {"min_keep": 4}}, "got BYOL and masks"),
+        ({"objective": SUPERVISED}, "--data.views=null"),
+        (
+            {
+                "objective": {"class_path": "Supervised", "init_args": {"classes": 5}},
+                "data": ONE_VIEW,
+            },
+            "--objective.classes=17",
+        ),
     ],
 )
 def test_mistakes_are_told_before_the_first_step(tmp_path, capsys, changes, message):

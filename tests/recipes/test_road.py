@@ -107,8 +107,10 @@ def test_a_finished_demo_is_not_overwritten(finished_demo, capsys):
 
 def test_probing_a_finished_encoder_gives_the_numbers_of_its_run(finished_demo, tmp_path):
     out, _ = finished_demo
-    assert main(["probe", f"--encoder={out / 'encoder'}", f"--out={tmp_path / 'probe'}"]) == 0
-    again = json.loads((tmp_path / "probe" / "result.json").read_text())
+    choice = "--probes=[linear, knn]"
+    folder = tmp_path / "probe"
+    assert main(["probe", f"--encoder={out / 'encoder'}", f"--out={folder}", choice]) == 0
+    again = json.loads((folder / "result.json").read_text())
     before = json.loads((out / "encoder" / "result.json").read_text())
     assert again["metrics"] == before["metrics"]
     assert again["baselines"] == before["baselines"]
