@@ -12,6 +12,8 @@ Everything is taken in turns; medians, of ratios too. Prints a Markdown table.
     python benchmarks/probes.py --threads 2
 """
 
+# pyright: reportMissingImports=false
+# (the folders are mapped into `jepa` at installation)
 from __future__ import annotations
 
 import argparse
@@ -68,7 +70,7 @@ def linear(rows: int, repeats: int, solver: str, tol: float) -> Iterator[str]:
     x, y = pixels("train", rows)
     x_test, y_test = pixels("test", 10_000)
     scaler = StandardScaler().fit(x.astype(np.float64))
-    z, z_test = (scaler.transform(part.astype(np.float64)) for part in (x, x_test))
+    z, z_test = (np.asarray(scaler.transform(part.astype(np.float64))) for part in (x, x_test))
     z32 = z.astype(np.float32)
 
     def objective(coef: np.ndarray, intercept: np.ndarray, C: float) -> float:
@@ -85,7 +87,7 @@ def linear(rows: int, repeats: int, solver: str, tol: float) -> Iterator[str]:
             shift = ours.intercept_ + ours.coef_ @ np.asarray(scaler.mean_)
             ends = (
                 objective(ours.coef_ * scale, shift, C),
-                objective(theirs.coef_, theirs.intercept_, C),
+                objective(theirs.coef_, np.asarray(theirs.intercept_), C),
             )
             right = ours.score(x_test, y_test), theirs.score(z_test, y_test)
             return (

@@ -72,7 +72,8 @@ def chosen_head(
     (head,) = trained([best], np.arange(len(table)))
     if not all(p.isfinite().all() for p in head.parameters()):
         raise ValueError(f"training diverged with {best}; give smaller learning_rates")
-    return head.eval(), best, {tuple(rate): first for rate, (first, _) in scores.items()}
+    held_out_scores = {(rate[0], rate[1]): first for rate, (first, _) in scores.items()}
+    return head.eval(), best, held_out_scores
 
 
 def codes_of(groups) -> Int64[np.ndarray, "n"] | None:

@@ -91,6 +91,8 @@ class _BatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and len(input) == 1:  # a batch of one row has no variance
+            assert self.running_mean is not None
+            assert self.running_var is not None
             return (input - self.running_mean) * (self.running_var + self.eps).rsqrt()
         return super().forward(input)
 
@@ -98,4 +100,4 @@ class _BatchNorm(nn.BatchNorm1d):
 def _lars(groups: list[dict]) -> torch.optim.Optimizer:
     """Matrices get the trust ratio, with or without weight decay; vectors are plain SGD's."""
     adapted = [group | {"always_adapt": group["params"][0].ndim > 1} for group in groups]
-    return Lars(adapted, momentum=0.9)
+    return Lars(adapted, momentum=0.9)  # pyright: ignore[reportArgumentType]: timm says int
