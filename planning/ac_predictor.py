@@ -72,6 +72,7 @@ class ActionConditionedPredictor(nn.Module):
         self.predictor_norm = LAYER_NORM(dim)
         self.predictor_proj = nn.Linear(dim, encoder_dim)
         init_transformer(self, self.predictor_blocks)
+        self.extrinsics_encoder.requires_grad_(use_extrinsics)
 
     @property
     def conditions(self) -> int:

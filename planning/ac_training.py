@@ -24,7 +24,7 @@ def foresight_losses(
     *,
     steps: int = 2,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Mean absolute errors of the published objective (arXiv:2506.09985, section 3, equations 2-4).
+    """Mean absolute errors of the published objective (arXiv:2506.09985, section 3).
 
     Args:
         tokens: of every frame, layer-normed; predictions are normed before they are compared.

@@ -60,7 +60,7 @@ class RobotWorldModel(nn.Module):
 
     Args:
         encoder: of clips, frozen.
-        predictor: action-conditioned.
+        predictor: action-conditioned; frozen from here on.
         controls: components of the predictor's action that are planned; the others stay 0. None:
             all.
     """
