@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -23,6 +24,8 @@ from .linear import LinearProbe
 from .low_shot import SHOTS, Shots, low_shot
 from .mlp import MLPProbe
 from .retrieval import retrieval
+
+log = logging.getLogger(__name__)
 
 Probe: TypeAlias = Literal[
     "linear",
@@ -239,7 +242,10 @@ def _diagnostics(
         _add(found, {name: interval})
 
     number(rankme, features, "rankme")
-    number(alpha_req, features, "alpha_req")
+    try:
+        number(alpha_req, features, "alpha_req")
+    except ValueError as error:  # few images, or narrow features: no spectrum to fit a line to
+        log.warning("alpha_req is left out: %s", error)
     number(uniformity, features, "uniformity")
     several = features_of_views(encoder, views)
     if several is not None:

@@ -174,6 +174,7 @@ def test_mistakes_are_told_before_anything_is_measured(tmp_path, capsys, options
 
 def test_a_run_of_another_kind_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("data: {source: photographs}\nsteps: 3\n")
+    (tmp_path / "last.ckpt").touch()
     assert main(["compare", f"--out={tmp_path}", "--probed=[nowhere]"]) == 1
     assert "another kind of run" in capsys.readouterr().err
     assert "steps" in (tmp_path / "config.yaml").read_text()
