@@ -80,7 +80,7 @@ def save_pictures(
     """
     rows = data.draw("test", QUERIES, "pictures")
     images, labels, tokens = seen(encoder, data.evaluation_loader("test", rows=rows))
-    grid = encoder.grid(images) if isinstance(encoder, FrozenEncoder) else (1, 1)
+    grid = encoder.grid(images)[-2:] if isinstance(encoder, FrozenEncoder) else (1, 1)
     place, placed = position_means(tokens)
     components, explained = principal_components(tokens[:SHOWN] - place)
     masked = no_masks(grid, len(components))
