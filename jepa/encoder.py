@@ -132,8 +132,8 @@ class VisionTransformer(nn.Module):
             table = sincos(self.dim, grid, self.native_grid).to(images.device)
             added = table if keep is None else take(table.expand(len(images), -1, -1), keep)
             return patches + added, None
-        rope = rope_table(self.dim // self.heads, grid, self.positions).to(images.device)
-        return patches, rope if keep is None else rope.take(keep)
+        rope = rope_table(self.dim // self.heads, grid, self.positions)
+        return patches, (rope if keep is None else rope.take(keep)).to(patches)
 
 
 def vit_tiny(**sizes: Any) -> VisionTransformer:
