@@ -113,12 +113,14 @@ class VisionTransformer(nn.Module):
         """Latents of all patches, or of the kept ones only, which then see only each other."""
         return self.norm(self.blocks(*self._embed(images, keep)))
 
-    def layers(self, images: Pixels, names: Sequence[str]) -> dict[str, Float[Tensor, "B N D"]]:
-        """Latents of all patches after the named layers; `norm` is what `forward` returns."""
+    def layers(
+        self, images: Pixels, names: Sequence[str], keep: Int64[Tensor, "B K"] | None = None
+    ) -> dict[str, Float[Tensor, "B N D"]]:
+        """Latents after the named layers, as `forward` has them; `norm` is what it returns."""
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        outputs = list(self.blocks.run(*self._embed(images, None)))
+        outputs = list(self.blocks.run(*self._embed(images, keep)))
         found = {f"blocks.{i}": tokens for i, tokens in enumerate(outputs)}
         found["norm"] = self.norm(outputs[-1])
         return {name: found[name] for name in names}

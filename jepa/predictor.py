@@ -46,7 +46,7 @@ class Predictor(nn.Module):
         super().__init__()
         self.dim, self.heads, self.native_grid = dim, heads, native_grid
         self.positions: Positions = positions
-        self.predictor_embed = Linear(encoder_dim, dim)
+        self.predictor_embed: nn.Module = Linear(encoder_dim, dim)
         self.mask_tokens = nn.ParameterList(torch.zeros(1, 1, dim) for _ in range(mask_tokens))
         self.predictor_blocks = transformer_blocks(dim, depth, heads, mlp_ratio)
         self.predictor_norm = LAYER_NORM(dim)
@@ -67,6 +67,19 @@ class Predictor(nn.Module):
 
         `group` says which group of masks this is: each has a mask token of its own.
         """
+        tokens = self.tokens(context, context_index, target_index, grid, group)
+        asked = tokens[:, :, -target_index.shape[2] :]
+        return self.predictor_proj(self.predictor_norm(asked))
+
+    def tokens(
+        self,
+        context: Float[Tensor, "B Nc D"],
+        context_index: Int64[Tensor, "B Nc"],
+        target_index: Int64[Tensor, "B M Nt"],
+        grid: Grid,
+        group: int = 0,
+    ) -> Float[Tensor, "B M Nc+Nt d"]:
+        """What the last block gives for the context and for each block of targets after it."""
         batch, blocks, size = target_index.shape
         if not 0 <= group < len(self.mask_tokens):
             raise ValueError(
@@ -86,6 +99,4 @@ class Predictor(nn.Module):
             rope = rope_table(self.dim // self.heads, grid, self.positions).take(places).to(seen)
         seen = seen[:, None].expand(-1, blocks, -1, -1)
         tokens = torch.cat([seen, asked.to(seen.dtype)], dim=2).flatten(0, 1)
-        tokens = self.predictor_blocks(tokens, rope)
-        tokens = self.predictor_norm(tokens[:, -size:])
-        return self.predictor_proj(tokens).unflatten(0, (batch, blocks))
+        return self.predictor_blocks(tokens, rope).unflatten(0, (batch, blocks))

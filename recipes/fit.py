@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from jepa.blocks import Blocks
 from jepa.checkpoint import load_frozen_encoder, save_encoder
+from jepa.dense import Dense, DenseJEPA
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
@@ -115,6 +116,7 @@ def fit(
     seed: int,
     distance: Distance = "smooth_l1",
     regulariser: VarianceCovariance | None = None,
+    dense: Dense | None = None,
     callbacks: Sequence[Callback] = (),
     hardware: Hardware = Hardware(),
     accumulate: int = 1,
@@ -140,17 +142,17 @@ def fit(
         )
     if init_from is not None:
         encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
-    check_parts(data, predictor, objective, distance, regulariser)
+    check_parts(data, predictor, objective, distance, regulariser, dense)
     if objective is not None:
         model = objective(encoder)
     else:
         assert predictor is not None
-        model = JEPA(
-            encoder=encoder,
-            predictor=predictor(encoder.dim, encoder.native_grid),
-            distance=distance,
-            regulariser=regulariser,
-        )
+        losses = {"distance": distance, "regulariser": regulariser}
+        if dense is not None:
+            model = DenseJEPA(encoder=encoder, predictor=predictor, dense=dense, **losses)
+        else:
+            built = predictor(encoder.dim, encoder.native_grid)
+            model = JEPA(encoder=encoder, predictor=built, **losses)
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
     )
@@ -206,6 +208,7 @@ def check_parts(
     objective: Callable[[VisionTransformer], JointEmbedding] | None,
     distance: Distance,
     regulariser: VarianceCovariance | None,
+    dense: Dense | None,
 ) -> None:
     """A JEPA has a predictor; an objective has views, and nothing of a JEPA's."""
     if (predictor is None) == (objective is None):
@@ -218,8 +221,10 @@ def check_parts(
         raise ValueError("a JEPA sees one view of an image: set --data.views=null")
     if objective is not None and views is None:
         raise ValueError("an objective compares views of images: set --data.views.count=2")
-    if objective is not None and (regulariser is not None or distance != "smooth_l1"):
-        raise ValueError("distance and regulariser are a JEPA's; an objective has its own losses")
+    if objective is not None and (regulariser or dense or distance != "smooth_l1"):
+        raise ValueError(
+            "distance, regulariser and dense are a JEPA's; an objective has its own losses"
+        )
 
 
 def normalisation(
