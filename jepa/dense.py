@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -96,7 +97,7 @@ class DenseJEPA(JEPA):
     @property
     def encoders(self) -> dict[str, nn.Module]:
         """Without what only training needs."""
-        return {name: levels.encoder for name, levels in super().encoders.items()}
+        return {name: cast(Levels, part).encoder for name, part in super().encoders.items()}
 
     def begin(self, step: int) -> None:
         """Sets the weight of the visible tokens' loss."""

@@ -73,7 +73,9 @@ class OneDNNLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator's type
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         gradient = gradient.contiguous()
         for_x, for_weight, for_bias = ctx.needs_input_grad

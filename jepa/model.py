@@ -15,7 +15,7 @@ from jepa.losses import DISTANCES, Distance, Regulariser
 from jepa.objective import Objective
 from jepa.patches import take
 from jepa.predictor import Predictor
-from jepa.shapes import Masks, Pixels
+from jepa.shapes import Grid, Masks, Pixels
 from jepa.target import EMATarget
 
 

@@ -111,7 +111,9 @@ class TakeRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator's type
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, None, None]:
         return gradients[0].index_select(0, *ctx.saved_tensors), None, None
 
 
@@ -139,7 +141,9 @@ class Turned(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator's type
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         q, k, v = gradients
         batch, heads, tokens, d = q.shape
