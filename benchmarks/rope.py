@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepa import seeds
-from jepa.blocks import attend
+from jepa.attention import attend
 from jepa.encoder import VisionTransformer, vit_small, vit_tiny
+from jepa.linear import Linear
 from jepa.masks_video import MaskGroups
 from jepa.shapes import Grid
 
@@ -72,12 +73,26 @@ class AnewInEveryLayer(nn.Module):
         return attention.proj(self.attend(turned(q), turned(k), v).transpose(1, 2).flatten(2))
 
 
-def anew(encoder: VisionTransformer, grid: Grid, attend: Attend) -> VisionTransformer:
+def anew(encoder: VisionTransformer, grid: Grid) -> VisionTransformer:
     """A copy with the same weights, with positions in the published way."""
     copy = VisionTransformer(**encoder.config)
     copy.load_state_dict(encoder.state_dict())
     for block in copy.blocks:
         block.attn = AnewInEveryLayer(block.attn, grid, attend)
+    return copy
+
+
+def published(encoder: VisionTransformer, grid: Grid) -> VisionTransformer:
+    """`anew`, with torch's fused attention and torch's linear layers everywhere."""
+    copy = anew(encoder, grid)
+    for module in list(copy.modules()):
+        if isinstance(module, AnewInEveryLayer):
+            module.attend = F.scaled_dot_product_attention
+        for name, layer in module.named_children():
+            if isinstance(layer, Linear):
+                plain = nn.Linear(layer.in_features, layer.out_features)
+                plain.load_state_dict(layer.state_dict())
+                setattr(module, name, plain)
     return copy
 
 
@@ -126,8 +141,7 @@ def main() -> None:
     for name, (encoder, batch, side) in cases.items():
         clips = torch.randn(batch, 3, 16, side, side)
         grid = encoder.grid(clips)
-        published = F.scaled_dot_product_attention
-        references = [anew(encoder, grid, way) for way in (attend, published)]
+        references = [anew(encoder, grid), published(encoder, grid)]
         drawn = MaskGroups().sample(grid, batch, seeds.generator(0, name))
         contexts = [masks.context for masks in drawn]
         with torch.no_grad():

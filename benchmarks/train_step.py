@@ -57,11 +57,13 @@ def measure(
     """Seconds of a step, seconds of sampling its masks, batch, tokens that enter a network."""
     torch.manual_seed(0)
     model, masks, batch = build()
-    size, channels = model.encoder.config["image_size"], model.encoder.channels
+    encoder = model.encoder
+    assert isinstance(encoder, VisionTransformer)
+    size, channels = encoder.config["image_size"], encoder.channels
     images = torch.randn(batch, channels, size, size)
     optimizer = torch.optim.AdamW(decay_groups(model), lr=1e-3, fused=True)
     forward = torch.compile(model, dynamic=True) if compiled else model
-    grid, tokens = model.encoder.native_grid, []
+    grid, tokens = encoder.native_grid, []
 
     def sample(step: int):
         return masks.sample(grid, batch, seeds.generator(0, "masks", step))

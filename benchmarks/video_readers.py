@@ -1,7 +1,11 @@
 """Clips per second of each video reader, and memory after 1,000 files: see `--help`.
 
-Prints the Markdown tables that stand in benchmarks/README.md. Without files it makes one of
-960 frames, 320x240, 30 per second, with B-frames and a key frame every 250.
+Prints the Markdown tables that stand in benchmarks/README.md, of the given files and of one that
+it makes: 960 frames, 320x240, 30 per second, with B-frames and a key frame every 250. Clips per
+second are of processor time, all threads together, and of the clock through the reading process.
+
+    jepa fetch --into data/clips
+    python benchmarks/video_readers.py data/clips/*/*
 """
 
 # The type checker does not see the folders that `jepa/__init__.py` joins.
@@ -45,18 +49,20 @@ def made_file(folder: Path) -> Path:
 
 
 def rates(path: Path, reader: str, times: ClipTimes, size: int, clips: int) -> tuple[float, float]:
-    """Clips per second, opening included: in this process, and through the reading process."""
+    """Clips per second, opening included: of processor time in this process, and of the clock
+    through the reading process."""
     how = plan(path, reader)
     places = np.random.default_rng(0).uniform(size=clips)
     picked = [times.pick(how.index.seconds, place) for place in places]
     ask(path, TIME_LIMIT, read_planned, how, picked[0], size)  # starts the process
-    began = time.perf_counter()
+    began = time.process_time()
     for frames in picked:
         read_frames(path, how.index, frames, reader=how.reader, short_side=size)
-    here = time.perf_counter()
+    here = time.process_time() - began
+    began = time.perf_counter()
     for frames in picked:
         ask(path, TIME_LIMIT, read_planned, how, frames, size)
-    return clips / (here - began), clips / (time.perf_counter() - here)
+    return clips / here, clips / (time.perf_counter() - began)
 
 
 def memory(paths: list[Path], reader: str, reads: int) -> None:
@@ -72,9 +78,11 @@ def memory(paths: list[Path], reader: str, reads: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="video files; none: one is made")
-    parser.add_argument("--clips", type=int, default=20, help="timed per file and reader")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="video files, beside the made one")
+    parser.add_argument("--clips", type=int, default=10, help="timed per file and reader")
     parser.add_argument("--frames", type=int, default=16, help="of a clip, every 4th one")
     parser.add_argument("--size", type=int, default=128, help="pixels of the shorter side")
     parser.add_argument("--reads", type=int, default=1000, help="for the memory")
@@ -84,10 +92,9 @@ def main() -> None:
         memory(given.files, given.memory_of, given.reads)
         return
     with tempfile.TemporaryDirectory() as folder:
-        files = given.files or [made_file(Path(folder))]
-        print(
-            "| file | reader | clips/s | clips/s through the reading process |\n|---|---|---|---|"
-        )
+        files = [made_file(Path(folder)), *given.files]
+        print(f"{given.clips} clips of {given.frames} frames each\n")
+        print("| file | reader | clips/s | through the reading process |\n|---|---|---|---|")
         for path in files:
             for reader in READERS:
                 try:
@@ -98,14 +105,13 @@ def main() -> None:
                     continue
                 print(f"| {path.name} | {reader} | {here:.1f} | {there:.1f} |", flush=True)
         tenth = given.reads // 10
-        print(
-            f"\n| reader | MB after {tenth} reads | MB after {given.reads} reads |\n|---|---|---|"
-        )
+        print(f"\n| reader | files | MB after {tenth} reads | MB after {given.reads} |")
+        print("|---|---|---|---|")
         for reader in READERS:
             readable = [path for path in files if can_read(path, reader)]
             command = [sys.executable, __file__, "--memory-of", reader, "--reads", str(given.reads)]
             done = subprocess.run([*command, *readable], stdout=subprocess.PIPE, text=True)
-            print(f"| {reader} | {' | '.join(done.stdout.split())} |", flush=True)
+            print(f"| {reader} | {len(readable)} | {' | '.join(done.stdout.split())} |", flush=True)
 
 
 def can_read(path: Path, reader: str) -> bool:

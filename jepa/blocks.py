@@ -1,4 +1,4 @@
-"""Transformer blocks: timm's, with an attention that is fast on every device."""
+"""Transformer blocks: timm's, of layers that are fast on every device."""
 
 from __future__ import annotations
 
@@ -14,59 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from jepa.rope import Rope, qkv_rows, turn
+from jepa.attention import Attention
+from jepa.linear import Linear
+from jepa.rope import Rope
 
 LAYER_NORM: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
-def attend(
-    q: Float[Tensor, "B heads N d"],
-    k: Float[Tensor, "B heads M d"],
-    v: Float[Tensor, "B heads M d"],
-) -> Float[Tensor, "B heads N d"]:
-    """softmax(q k^T / sqrt(d)) v.
+class Mlp(nn.Module):
+    """Two layers and a GELU, with timm's parameter names; its other options must be off."""
 
-    torch's fused kernel, but in bfloat16 on a CPU the two products written out: the fused
-    kernel is up to 2.5x slower there, and its backward pass up to 6x.
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return scores.softmax(dim=-1) @ v
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with the parameter names of timm and of the JEPA releases.
-
-    timm's Block builds it and passes its other options, which must be off. With `rope`, queries
-    and keys are turned by the positions of their tokens.
-    """
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, **off) -> None:
+    def __init__(self, in_features: int, hidden_features: int, **off) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
+        self.fc1 = Linear(in_features, hidden_features)
+        self.fc2 = Linear(hidden_features, in_features)
 
-    def project(
-        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [B, heads, N, d], the first two turned."""
-        if rope is None:
-            q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).unbind(2)
-        else:
-            rows = qkv_rows(x.shape[-1], self.num_heads, x.device)
-            qkv = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
-            qkv = qkv.unflatten(2, (3, self.num_heads, -1))
-            q, k = turn(qkv[:, :, :2], rope).unbind(2)
-            v = qkv[:, :, 2]
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-    def forward(
-        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
-    ) -> Float[Tensor, "B N D"]:
-        heads = attend(*self.project(x, rope))
-        return self.proj(heads.transpose(1, 2).flatten(2))
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Block(TimmBlock):
@@ -117,6 +81,7 @@ def transformer_blocks(dim: int, depth: int, heads: int, mlp_ratio: float) -> Bl
             qkv_bias=True,
             norm_layer=LAYER_NORM,
             attn_layer=Attention,
+            mlp_layer=Mlp,
         )
         for _ in range(depth)
     )

@@ -113,12 +113,14 @@ class VisionTransformer(nn.Module):
         """Latents of all patches, or of the kept ones only, which then see only each other."""
         return self.norm(self.blocks(*self._embed(images, keep)))
 
-    def layers(self, images: Pixels, names: Sequence[str]) -> dict[str, Float[Tensor, "B N D"]]:
-        """Latents of all patches after the named layers; `norm` is what `forward` returns."""
+    def layers(
+        self, images: Pixels, names: Sequence[str], keep: Int64[Tensor, "B K"] | None = None
+    ) -> dict[str, Float[Tensor, "B N D"]]:
+        """Latents after the named layers, as `forward` has them; `norm` is what it returns."""
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        outputs = list(self.blocks.run(*self._embed(images, None)))
+        outputs = list(self.blocks.run(*self._embed(images, keep)))
         found = {f"blocks.{i}": tokens for i, tokens in enumerate(outputs)}
         found["norm"] = self.norm(outputs[-1])
         return {name: found[name] for name in names}
@@ -132,8 +134,8 @@ class VisionTransformer(nn.Module):
             table = sincos(self.dim, grid, self.native_grid).to(images.device)
             added = table if keep is None else take(table.expand(len(images), -1, -1), keep)
             return patches + added, None
-        rope = rope_table(self.dim // self.heads, grid, self.positions).to(images.device)
-        return patches, rope if keep is None else rope.take(keep)
+        rope = rope_table(self.dim // self.heads, grid, self.positions)
+        return patches, (rope if keep is None else rope.take(keep)).to(patches)
 
 
 def vit_tiny(**sizes: Any) -> VisionTransformer:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 Distance: TypeAlias = Literal["smooth_l1", "l1", "mse"]
 
-DISTANCES: dict[Distance, Callable[[Tensor, Tensor], Tensor]] = {
+DISTANCES: dict[Distance, Callable[..., Tensor]] = {
     "smooth_l1": F.smooth_l1_loss,  # I-JEPA
     "l1": F.l1_loss,  # V-JEPA
     "mse": F.mse_loss,

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepa.encoder import VisionTransformer
+from jepa.levels import Levels
 from jepa.losses import DISTANCES, Distance, Regulariser
 from jepa.objective import Objective
 from jepa.patches import take
 from jepa.predictor import Predictor
-from jepa.shapes import Masks, Pixels
+from jepa.shapes import Grid, Masks, Pixels
 from jepa.target import EMATarget
 
 
@@ -72,7 +73,7 @@ class JEPA(Objective):
     def __init__(
         self,
         *,
-        encoder: VisionTransformer,
+        encoder: VisionTransformer | Levels,
         predictor: Predictor,
         distance: Distance = "smooth_l1",
         regulariser: Regulariser | None = None,
@@ -99,12 +100,25 @@ class JEPA(Objective):
         groups, losses = [], []
         for number, group in enumerate((masks,) if isinstance(masks, Masks) else masks):
             context = self.encoder(images, group.context)
-            predicted = self.predictor(context, group.context, group.targets, grid, number)
-            target = take(whole, group.targets)
-            loss = {"prediction": self.distance(predicted.float(), target)}
+            foreseen, loss = self.foresee(context, whole, group, grid, number)
             if self.regulariser is not None:
-                loss |= self.regulariser(context)
-            groups.append(Foreseen(context, predicted, target))
+                loss |= self.regulariser(context[..., -self.encoder.dim :])
+            groups.append(foreseen)
             losses.append(loss)
         means = {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         return JEPAOutput(means, tuple(groups))
+
+    def foresee(
+        self,
+        context: Float[Tensor, "B Nc D"],
+        whole: Float[Tensor, "B N D"],
+        masks: Masks,
+        grid: Grid,
+        group: int,
+    ) -> tuple[Foreseen, dict[str, Float[Tensor, ""]]]:
+        """One group of masks, given the latents of what is seen, and the target's of everything:
+        what was foreseen, and the losses of it."""
+        predicted = self.predictor(context, masks.context, masks.targets, grid, group)
+        target = take(whole, masks.targets)
+        loss = {"prediction": self.distance(predicted.float(), target)}
+        return Foreseen(context, predicted, target), loss

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from jepa.encoder import VisionTransformer
+from jepa.levels import Levels
 
 
 @runtime_checkable
@@ -34,13 +35,17 @@ class Objective(nn.Module):
     Supervised with images and their labels. All give an `Output`.
     """
 
-    encoder: VisionTransformer
+    encoder: VisionTransformer | Levels
 
     @property
     def encoders(self) -> dict[str, nn.Module]:
         """`student`, which is trained, and `target` where a slow copy of it exists: then that
         one is what a run is for."""
         return {"student": self.encoder}
+
+    def begin(self, step: int) -> None:
+        """Told the optimiser step before each forward pass of training. Here nothing depends on
+        it."""
 
     def follow(self, momentum: float) -> None:
         """Moves the slow copies; called once after every optimiser step. Here there are none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from jepa.linear import Linear
 from jepa.shapes import Clips, Grid, Pixels
 
 
@@ -62,7 +63,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, *, patch_size: int, channels: int, dim: int, tubelet_size: int = 1) -> None:
         super().__init__()
         self.patch_size, self.tubelet_size = patch_size, tubelet_size
-        self.proj = nn.Linear(channels * tubelet_size * patch_size * patch_size, dim)
+        self.proj = Linear(channels * tubelet_size * patch_size * patch_size, dim)
 
     def forward(self, images: Pixels, keep: Int64[Tensor, "B K"] | None = None) -> Tensor:
         patches = patchify(images, self.patch_size, self.tubelet_size)

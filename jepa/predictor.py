@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
+from jepa.linear import Linear
 from jepa.patches import take
 from jepa.positions import Positions, sincos
 from jepa.rope import rope_table
@@ -45,11 +46,11 @@ class Predictor(nn.Module):
         super().__init__()
         self.dim, self.heads, self.native_grid = dim, heads, native_grid
         self.positions: Positions = positions
-        self.predictor_embed = nn.Linear(encoder_dim, dim)
+        self.predictor_embed: nn.Module = Linear(encoder_dim, dim)
         self.mask_tokens = nn.ParameterList(torch.zeros(1, 1, dim) for _ in range(mask_tokens))
         self.predictor_blocks = transformer_blocks(dim, depth, heads, mlp_ratio)
         self.predictor_norm = LAYER_NORM(dim)
-        self.predictor_proj = nn.Linear(dim, encoder_dim)
+        self.predictor_proj = Linear(dim, encoder_dim)
         init_transformer(self, self.predictor_blocks)
         for token in self.mask_tokens:
             nn.init.trunc_normal_(token, std=0.02)
@@ -66,6 +67,19 @@ class Predictor(nn.Module):
 
         `group` says which group of masks this is: each has a mask token of its own.
         """
+        tokens = self.tokens(context, context_index, target_index, grid, group)
+        asked = tokens[:, :, -target_index.shape[2] :]
+        return self.predictor_proj(self.predictor_norm(asked))
+
+    def tokens(
+        self,
+        context: Float[Tensor, "B Nc D"],
+        context_index: Int64[Tensor, "B Nc"],
+        target_index: Int64[Tensor, "B M Nt"],
+        grid: Grid,
+        group: int = 0,
+    ) -> Float[Tensor, "B M Nc+Nt d"]:
+        """What the last block gives for the context and for each block of targets after it."""
         batch, blocks, size = target_index.shape
         if not 0 <= group < len(self.mask_tokens):
             raise ValueError(
@@ -82,10 +96,7 @@ class Predictor(nn.Module):
         else:
             places = context_index[:, None].expand(-1, blocks, -1)
             places = torch.cat([places, target_index], dim=2).flatten(0, 1)
-            rope = rope_table(self.dim // self.heads, grid, self.positions).to(context.device)
-            rope = rope.take(places)
+            rope = rope_table(self.dim // self.heads, grid, self.positions).take(places).to(seen)
         seen = seen[:, None].expand(-1, blocks, -1, -1)
         tokens = torch.cat([seen, asked.to(seen.dtype)], dim=2).flatten(0, 1)
-        tokens = self.predictor_blocks(tokens, rope)
-        tokens = self.predictor_norm(tokens[:, -size:])
-        return self.predictor_proj(tokens).unflatten(0, (batch, blocks))
+        return self.predictor_blocks(tokens, rope).unflatten(0, (batch, blocks))

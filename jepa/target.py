@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jepa.encoder import VisionTransformer
+from jepa.levels import Levels
 from jepa.shapes import Pixels
 
 
@@ -27,10 +29,11 @@ class EMATarget(nn.Module):
     """Exponential moving average of an encoder, without gradients.
 
     Its latents are layer-normalised without affine parameters (Assran et al. 2023; Bardes et
-    al. 2024), so that the predictor cannot gain by shrinking them.
+    al. 2024), so that the predictor cannot gain by shrinking them; each level by itself where
+    there are several.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: VisionTransformer | Levels) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
 
@@ -40,8 +43,9 @@ class EMATarget(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Pixels) -> Float[Tensor, "B N D"]:
-        tokens = self.encoder(images)
-        return F.layer_norm(tokens.float(), tokens.shape[-1:])
+        width = self.encoder.dim
+        levels = self.encoder(images).float().unflatten(-1, (-1, width))
+        return F.layer_norm(levels, (width,)).flatten(-2)
 
     def update(self, encoder: nn.Module, momentum: float) -> None:
         """Move towards `encoder`; call once after every optimiser step."""

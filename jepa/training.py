@@ -132,6 +132,7 @@ class Pretraining(LightningModule):
 
     def outcome(self, batch: Any) -> Output:
         """What the objective says of a batch, with what is drawn at the present step."""
+        self.model.begin(self.global_step)
         if self.masks is not None:
             images = self.normalize(batch.images)
             return self.model(images, self.draw_masks(images))

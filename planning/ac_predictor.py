@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepa.blocks import LAYER_NORM, attend, init_transformer, transformer_blocks
+from jepa.attention import attend
+from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
 from jepa.rope import Rope, RopeStyle, rope_table
 from jepa.shapes import Grid
 
@@ -114,7 +115,7 @@ class ActionConditionedPredictor(nn.Module):
         seen = sum(past[0][0].shape[3] for past in pasts) // size
         rope = frame_rope(
             self.head_dim, seen, frames, self.grid, self.conditions, self.positions, x.device
-        )
+        ).to(x)
         x, new = x.flatten(2, 3).flatten(0, 1), []
         block: Any
         for layer, block in enumerate(self.predictor_blocks):
@@ -198,4 +199,4 @@ def frame_rope(
     table = rope_table(head_dim, (first + frames, *grid), style)
     tokens = torch.arange(len(table.cos)).unflatten(0, (first + frames, -1))[first:]
     index = torch.cat([tokens[:, :1].expand(-1, conditions), tokens], dim=1).flatten()
-    return Rope(table.cos[index], table.sin[index]).to(device)
+    return Rope(table.cos[index].to(device), table.sin[index].to(device))

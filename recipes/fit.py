@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from jepa.blocks import Blocks
 from jepa.checkpoint import load_frozen_encoder, save_encoder
+from jepa.dense import Dense, DenseJEPA
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
@@ -116,6 +117,7 @@ def fit(
     seed: int,
     distance: Distance = "smooth_l1",
     regulariser: VarianceCovariance | None = None,
+    dense: Dense | None = None,
     callbacks: Sequence[Callback] = (),
     hardware: Hardware = Hardware(),
     accumulate: int = 1,
@@ -141,7 +143,7 @@ def fit(
         )
     if init_from is not None:
         encoder.load_state_dict(load_frozen_encoder(init_from).encoder.state_dict(), strict=True)
-    model = built(encoder, predictor, objective, distance, regulariser)
+    model = built(encoder, predictor, objective, distance, regulariser, dense)
     check_batches(data, model)
     module = Pretraining(
         model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
@@ -198,22 +200,24 @@ def built(
     objective: Callable[[VisionTransformer], JointEmbedding | Supervised] | None,
     distance: Distance,
     regulariser: VarianceCovariance | None,
+    dense: Dense | None,
 ) -> Objective:
     """A JEPA where there is a predictor; else the objective, which has nothing of a JEPA's."""
     if predictor is not None and objective is None:
-        return JEPA(
-            encoder=encoder,
-            predictor=predictor(encoder.dim, encoder.native_grid),
-            distance=distance,
-            regulariser=regulariser,
-        )
+        losses = {"distance": distance, "regulariser": regulariser}
+        if dense is not None:
+            return DenseJEPA(encoder=encoder, predictor=predictor, dense=dense, **losses)
+        alone = predictor(encoder.dim, encoder.native_grid)
+        return JEPA(encoder=encoder, predictor=alone, **losses)
     if objective is None or predictor is not None:
         raise ValueError(
             "give a predictor for a JEPA, e.g. --predictor.dim=64, or an objective on images, "
             f"e.g. --objective=VICReg; got {'neither' if predictor is None else 'both'}"
         )
-    if regulariser is not None or distance != "smooth_l1":
-        raise ValueError("distance and regulariser are a JEPA's; an objective has its own losses")
+    if regulariser is not None or dense is not None or distance != "smooth_l1":
+        raise ValueError(
+            "distance, regulariser and dense are a JEPA's; an objective has its own losses"
+        )
     return objective(encoder)
 
 

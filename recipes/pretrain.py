@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from jepa.byol import BYOL
+from jepa.dense import Dense
 from jepa.encoder import VisionTransformer
 from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MultiBlockMasks
@@ -67,6 +68,7 @@ def pretrain(
     masks: MultiBlockMasks | ReferenceMultiBlockMasks | MaskGroups | None = None,
     distance: Distance = "smooth_l1",
     regulariser: VarianceCovariance | None = None,
+    dense: Dense | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     name: str = "pretrain",
@@ -102,6 +104,8 @@ def pretrain(
             clips.
         distance: of a JEPA's predictions to targets: smooth_l1 (I-JEPA), l1 (V-JEPA) or mse.
         regulariser: further losses of a JEPA on the latents of the visible tokens; null for none.
+        dense: a JEPA that also foresees what it sees, and at several depths (V-JEPA 2.1); null
+            for neither.
         mean: per channel, of pixels in [0, 1]; measured on training images if not given.
         std: per channel; measured if not given.
         name: of the recipe, in results.
@@ -142,6 +146,7 @@ def pretrain(
         masks=masks,
         distance=distance,
         regulariser=regulariser,
+        dense=dense,
         normalize=normalize,
         name=name,
         seed=seed,

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from jepa.blocks import attend
 from jepa.checkpoint import load_frozen_encoder, save_encoder
 from jepa.encoder import VisionTransformer, vit_base, vit_huge, vit_large, vit_small, vit_tiny
 from jepa.frozen import FrozenEncoder
@@ -86,11 +85,6 @@ def test_named_layers_end_in_the_output_and_unknown_ones_are_refused():
     torch.testing.assert_close(encoder.norm(layers["blocks.2"]), layers["norm"])
     with pytest.raises(ValueError, match=r"blocks\.9"):
         encoder.layers(images, ["blocks.9"])
-
-
-def test_attention_is_softmax_of_products():
-    q, k, v = torch.randn(3, 2, 4, 9, 8, dtype=torch.float64).unbind(0)
-    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 
 def test_the_same_network_as_timm():

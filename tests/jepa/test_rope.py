@@ -9,7 +9,7 @@ import torch
 
 from jepa.encoder import VisionTransformer
 from jepa.predictor import Predictor
-from jepa.rope import rope_table, split_order, turn
+from jepa.rope import Rope, rope_table, split_order, split_rows, turn, turned
 
 GRID = (3, 4, 5)
 
@@ -29,12 +29,19 @@ def turned_by_complex_numbers(x, grid):
     return out
 
 
+def rotated(x, rope):
+    """[N, d], as a new tensor."""
+    out = torch.empty_like(x)
+    turn(x, *rope, out=out)
+    return out
+
+
 @pytest.mark.parametrize("head_dim", [6, 8, 14, 20, 32, 64])
 def test_equal_to_complex_rotation(head_dim):
     x = torch.randn(60, head_dim, generator=torch.Generator().manual_seed(0))
     order = split_order(head_dim)
     ours = torch.empty_like(x)
-    ours[:, order] = turn(x[None, :, None, order], rope_table(head_dim, GRID))[0, :, 0]
+    ours[:, order] = rotated(x[:, order], rope_table(head_dim, GRID))
     np.testing.assert_allclose(ours, turned_by_complex_numbers(x.numpy(), GRID), atol=1e-5)
 
 
@@ -42,12 +49,12 @@ def scores(style, shift):
     """Query at (0, 0, 0) + shift times key at (1, 2, 1) + shift."""
     grid = (6, 8, 8)
     generator = torch.Generator().manual_seed(1)
-    q, k = torch.randn(2, 1, 1, 1, 32, generator=generator)
+    q, k = torch.randn(2, 1, 32, generator=generator)
     table = rope_table(32, grid, style)
 
     def at(x, place):
         index = np.ravel_multi_index(place, grid)
-        return turn(x, table.take(torch.tensor([[int(index)]])))
+        return rotated(x, table.take(torch.tensor([int(index)])))
 
     moved = tuple(s + p for s, p in zip(shift, (1, 2, 1), strict=True))
     return (at(q, shift) * at(k, moved)).sum().item()
@@ -59,6 +66,20 @@ def test_attention_depends_on_differences_only_but_not_in_the_legacy_style():
     legacy = [scores("rope_legacy", shift) for shift in shifts]
     assert np.ptp(correct) < 1e-5
     assert np.ptp(legacy) > 0.1
+
+
+@pytest.mark.parametrize("style", ["rope", "rope_legacy"])
+def test_gradients_of_the_turn_and_of_the_rows_are_those_of_their_formulas(style):
+    """Numerical derivatives, in float64, with a table of the whole grid and of kept tokens."""
+    table = Rope(*(t.double() for t in rope_table(8, (1, 2, 2), style)))
+    draw = torch.Generator().manual_seed(9)
+    qkv = torch.randn(2, 4, 3, 2, 8, generator=draw, dtype=torch.float64, requires_grad=True)
+    kept = table.take(torch.tensor([[3, 0, 1, 2], [1, 1, 2, 0]]))
+    for rope in (table, kept):
+        assert torch.autograd.gradcheck(lambda x, rope=rope: turned(x, rope), qkv)
+    weight = torch.randn(48, 3, generator=draw, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: split_rows(x, 2), weight)
+    assert torch.equal(split_rows(weight, 2)[32:], weight[32:])
 
 
 def test_an_image_grid_is_a_clip_of_one_tubelet():

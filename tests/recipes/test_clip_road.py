@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
+from jepa.checkpoint import load_frozen_encoder
 from jepa.datasets import sprites as sprites_module
+from jepa.metrics_log import read_metrics
 from jepa.recipes.cli import main
 from jepa.recipes.clip_pictures import read_clip_pictures
 
@@ -128,6 +130,20 @@ def test_the_next_stage_begins_with_weights_and_moments_and_longer_clips(run, tm
     steps = {int(state["step"]) for state in after["optimizer_states"][0]["state"].values()}
     assert steps == {CLIPS["optimisation"]["steps"] + 1}
     assert after["global_step"] == 1
+
+
+def test_a_dense_jepa_from_a_yaml_leaves_a_plain_encoder(tmp_path):
+    dense = {"blocks": [0], "weight": 0.5, "first_step": 0, "last_step": 2}
+    config = CLIPS | {"dense": dense, "online": None, "probe": False}
+    (tmp_path / "dense.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "run"
+    assert main(["pretrain", f"--config={tmp_path / 'dense.yaml'}", f"--out={out}"]) == 0
+    losses = [row["loss/context"] for row in read_metrics(out / "metrics.jsonl")]
+    assert losses[0] == 0
+    assert 0 < losses[1] < losses[2]
+    encoder = load_frozen_encoder(out / "encoder.safetensors").encoder
+    assert encoder(torch.zeros(1, 1, 8, 32, 32)).shape == (1, 64, 24)
+    assert read_clip_pictures(out / "clip_pictures.npz").error > 0
 
 
 def test_video_files_without_labels_are_measured_on_labelled_clips(tmp_path, monkeypatch):

@@ -1,0 +1,86 @@
+"""Multi-head self-attention that is fast on every device."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa.linear import Linear, fast_product, linear
+from jepa.rope import Rope, split_rows, turned
+
+CACHE = 4 << 20  # bytes of scores that are worked on at a time
+LONG = 256  # tokens from which the written-out products pay in float32
+
+
+def attend(
+    q: Float[Tensor, "B heads N d"],
+    k: Float[Tensor, "B heads M d"],
+    v: Float[Tensor, "B heads M d"],
+) -> Float[Tensor, "B heads N d"]:
+    """softmax(q k^T / sqrt(d)) v.
+
+    torch's fused kernel, or on a CPU `written_out`: in bfloat16, and where oneDNN multiplies
+    long float32 sequences faster than the fused kernel.
+    """
+    half = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if half or (fast_product(q) and q.shape[2] >= LONG):
+        return written_out(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def written_out(
+    q: Float[Tensor, "B heads N d"],
+    k: Float[Tensor, "B heads M d"],
+    v: Float[Tensor, "B heads M d"],
+) -> Float[Tensor, "B heads N d"]:
+    """The two products and the softmax between them, for as many scores at a time as the cache
+    holds: some heads, or some rows of one."""
+    shape, tokens = q.shape[:2], k.shape[2]
+    rows = max(1, CACHE // (tokens * q.element_size()))
+    heads = 1 if fast_product(q) else max(1, rows // tokens)
+    q, k, v = (x.flatten(0, 1) for x in (q * q.shape[-1] ** -0.5, k, v))
+    parts = []
+    for some, keys, values in zip(q.split(heads), k.split(heads), v.split(heads), strict=True):
+        shares = (products(part, keys).softmax(dim=-1) for part in some.split(rows, dim=1))
+        parts.append(torch.cat([products(share, values.mT) for share in shares], dim=1))
+    return torch.cat(parts).unflatten(0, shape)
+
+
+def products(a: Float[Tensor, "S n d"], b: Float[Tensor, "S m d"]) -> Float[Tensor, "S n m"]:
+    """a b^T of each pair of matrices."""
+    if len(a) == 1 and fast_product(a):
+        return linear(a[0], b[0])[None]
+    return a @ b.mT
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with the parameter names of timm and of the JEPA releases.
+
+    timm's Block builds it and passes its other options, which must be off. With `rope`, queries
+    and keys are turned by the positions of their tokens.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, **off) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+
+    def project(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, N, d], the first two turned."""
+        if rope is None:
+            qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
+            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            return q, k, v
+        rows = (split_rows(part, self.num_heads) for part in (self.qkv.weight, self.qkv.bias))
+        return turned(linear(x, *rows).unflatten(2, (3, self.num_heads, -1)), rope)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
+    ) -> Float[Tensor, "B N D"]:
+        heads = attend(*self.project(x, rope))
+        return self.proj(heads.transpose(1, 2).flatten(2))

@@ -1,0 +1,86 @@
+"""Linear layers whose float32 products are fast on AMD's processors too.
+
+torch multiplies float32 matrices with MKL, which leaves half of an AMD processor's vector width
+unused; oneDNN, which comes with torch as well, does not. Everywhere else this is torch's layer.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+SMALLEST = 1 << 22  # multiplications: below, a call costs more than it saves
+
+
+class Linear(nn.Linear):
+    """torch's layer, by way of `linear`."""
+
+    def forward(self, input: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*B D"], weight: Float[Tensor, "E D"], bias: Float[Tensor, " E"] | None = None
+) -> Float[Tensor, "*B E"]:
+    """x weight^T + bias."""
+    if fast_product(x) and x.numel() * len(weight) >= SMALLEST:
+        return OneDNNLinear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+    return F.linear(x, weight, bias)
+
+
+def fast_product(x: Tensor) -> bool:
+    """Whether oneDNN is to multiply `x`: float32, outside autocast, on a processor as above."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and slow_mkl()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # which chooses products itself
+    )
+
+
+@functools.cache
+def slow_mkl() -> bool:
+    """Whether this is an AMD processor of 512-bit vectors, and torch has MKL and oneDNN."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return (
+        str(able.get("cpu_name", "")).startswith("AMD")
+        and bool(able.get("avx512_f"))
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias of matrices, with the operator that torch.compile emits."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class OneDNNLinear(torch.autograd.Function):
+    """The product of matrices x [N, D] and weight [E, D], and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator's type
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (gradient,), (x, weight) = gradients, ctx.saved_tensors
+        gradient = gradient.contiguous()
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            product(gradient, weight.T) if for_x else None,
+            product(gradient.T, x.T) if for_weight else None,
+            gradient.sum(dim=0) if for_bias else None,
+        )

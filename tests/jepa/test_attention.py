@@ -1,0 +1,59 @@
+"""Attention against its formula in float64, whatever the pieces that it is worked on in."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jepa import attention, linear
+from jepa.attention import attend, written_out
+
+
+def given(dtype, tokens=11):
+    draw = torch.randn(3, 2, 4, tokens, 8, generator=torch.Generator().manual_seed(0))
+    return draw.to(dtype).unbind(0)
+
+
+def formula(q, k, v):
+    return ((q @ k.mT) / 8**0.5).softmax(dim=-1) @ v
+
+
+def outcome(way, dtype):
+    """Output, and gradients of its sum of squares."""
+    parts = [part.clone().requires_grad_() for part in given(dtype)]
+    output = way(*parts)
+    return [output, *torch.autograd.grad(output.square().sum(), parts)]
+
+
+def test_attention_is_softmax_of_products():
+    torch.testing.assert_close(attend(*given(torch.float64)), formula(*given(torch.float64)))
+
+
+@pytest.mark.parametrize("cache", [1, 8 * 4 * 11, 8 * 11 * 11 * 3, 1 << 20])
+def test_rows_heads_or_all_at_once_give_the_same(cache, monkeypatch):
+    """One row; a few rows; three heads; everything."""
+    monkeypatch.setattr(attention, "CACHE", cache)
+    whole = outcome(formula, torch.float64)
+    for ours, exact in zip(outcome(written_out, torch.float64), whole, strict=True):
+        torch.testing.assert_close(ours, exact)
+
+
+def test_long_float32_sequences_by_way_of_onednn(monkeypatch):
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("torch was built without oneDNN")
+    for module, name, value in (
+        (linear, "slow_mkl", lambda: True),
+        (linear, "SMALLEST", 1),
+        (attention, "LONG", 11),
+        (attention, "CACHE", 4 * 11 * 5),
+    ):
+        monkeypatch.setattr(module, name, value)
+    whole = outcome(formula, torch.float64)
+    for ours, exact in zip(outcome(attend, torch.float32), whole, strict=True):
+        torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_is_as_near_as_its_digits():
+    exact = F.scaled_dot_product_attention(*given(torch.float64))
+    ours = attend(*given(torch.bfloat16))
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.double(), exact, atol=0.03, rtol=0.03)

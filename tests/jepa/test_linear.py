@@ -1,0 +1,48 @@
+"""The layer by way of oneDNN, against float64 and against torch's own."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from jepa import linear
+from jepa.linear import Linear, OneDNNLinear
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch was built without oneDNN"
+)
+
+
+def draw(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_product_and_gradients_are_those_of_float64(biased):
+    x, weight, bias = draw(70, 24, seed=0), draw(40, 24, seed=1), draw(40, seed=2)
+    gradient = draw(40, 70, seed=3).T  # not contiguous
+    found = []
+    for to, product in ((torch.float64, F.linear), (torch.float32, OneDNNLinear.apply)):
+        given = [t.to(to).requires_grad_() for t in (x, weight, bias)[: 3 if biased else 2]]
+        output = product(*given) if biased else product(*given, None)
+        output.backward(gradient.to(to))
+        found.append([output.detach(), *(t.grad for t in given)])
+    for exact, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), exact, atol=2e-5, rtol=1e-5)
+
+
+def test_the_layer_takes_this_way_where_it_pays_and_gives_the_same(monkeypatch):
+    calls = []
+    monkeypatch.setattr(linear, "slow_mkl", lambda: True)
+    monkeypatch.setattr(linear, "SMALLEST", 1000)
+    product = linear.product
+    monkeypatch.setattr(linear, "product", lambda *given: calls.append(given) or product(*given))
+    layer, x = Linear(8, 6), draw(2, 3, 5, 8, seed=4)
+    plain = nn.Linear(8, 6)
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), plain(x))
+    assert len(calls) == 1
+    layer(x[:1, :1])  # too small
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert len(calls) == 1
