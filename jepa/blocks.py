@@ -29,7 +29,7 @@ class Mlp(nn.Module):
         self.fc1 = Linear(in_features, hidden_features)
         self.fc2 = Linear(hidden_features, in_features)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
