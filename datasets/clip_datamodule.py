@@ -31,6 +31,8 @@ class ClipDataModule(DataModule[ClipSet]):
         crop_scale: share of the frame's area in a random crop, which all frames of a clip share;
             None: no random crop.
         flip: mirror every second training clip, at random; then right and left are one.
+        candidates: clips of files drawn for each sample, of which the one that moves most is
+            trained on; see `TrainClipBatches`.
         stills: images to train on as well, as clips of one frame; null for none.
         clips_per_video: in evaluation, uniform in time.
         squares_per_clip: in evaluation, uniform along the longer side of the frames.
@@ -53,6 +55,7 @@ class ClipDataModule(DataModule[ClipSet]):
         seed: int = 0,
         crop_scale: tuple[float, float] | None = (0.3, 1.0),
         flip: bool = False,
+        candidates: int = 1,
         stills: Stills | None = None,
         clips_per_video: int = 1,
         squares_per_clip: int = 1,
@@ -69,7 +72,8 @@ class ClipDataModule(DataModule[ClipSet]):
             max_unreadable=max_unreadable,
         )
         self.frames, self.step, self.fps, self.reader = frames, step, fps, reader
-        self.crop_scale, self.flip, self.stills = crop_scale, flip, stills
+        self.crop_scale, self.flip, self.candidates = crop_scale, flip, candidates
+        self.stills = stills
         self.clips_per_video, self.squares_per_clip = clips_per_video, squares_per_clip
 
     @property
@@ -106,7 +110,7 @@ class ClipDataModule(DataModule[ClipSet]):
             "rank": rank,
             "world_size": world_size,
         }
-        batches = TrainClipBatches(self.images("train"), **options)
+        batches = TrainClipBatches(self.images("train"), candidates=self.candidates, **options)
         if self.stills is not None:
             images = TrainBatches(self._images_beside(self.stills), **options)
             batches = MixedBatches(batches, images, weight=self.stills.weight, seed=self.seed)
