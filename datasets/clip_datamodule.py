@@ -32,6 +32,8 @@ class ClipDataModule(DataModule[ClipSet]):
         crop_scale: share of the frame's area in a random crop, which all frames of a clip share;
             None: no random crop.
         flip: mirror every second training clip, at random; then right and left are one.
+        candidates: clips of files drawn for each sample, of which the one that moves most is
+            trained on; see `TrainClipBatches`.
         stills: images to train on as well, as clips of one frame; null for none.
         clips_per_video: in evaluation, uniform in time.
         squares_per_clip: in evaluation, uniform along the longer side of the frames.
@@ -54,6 +56,7 @@ class ClipDataModule(DataModule[ClipSet]):
         seed: int = 0,
         crop_scale: tuple[float, float] | None = (0.3, 1.0),
         flip: bool = False,
+        candidates: int = 1,
         stills: Stills | None = None,
         clips_per_video: int = 1,
         squares_per_clip: int = 1,
@@ -72,6 +75,7 @@ class ClipDataModule(DataModule[ClipSet]):
             max_unreadable=max_unreadable,
         )
         self.frames, self.step, self.fps, self.reader = frames, step, fps, reader
+        self.candidates = candidates
         self.stills = stills
         self.clips_per_video, self.squares_per_clip = clips_per_video, squares_per_clip
 
@@ -100,7 +104,7 @@ class ClipDataModule(DataModule[ClipSet]):
     ) -> TrainLoader:
         """Training batches of one process, from step `start()` on; see `TrainClipBatches`."""
         ranks = {"rank": rank, "world_size": world_size}
-        batches = self.train_batches(**ranks)
+        batches = self.train_batches(candidates=self.candidates, **ranks)
         if self.stills is not None:
             beside = self._images_beside(self.stills)
             images = TrainBatches(beside, **self.augmentation(**ranks))

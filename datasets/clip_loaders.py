@@ -21,7 +21,7 @@ from .crops import draw_crops, draws, random_flips, resized_crops
 from .images import UnreadableImageError
 from .loaders import Batches, CountedBatches, named_rows
 from .samples import Samples, read_or_next
-from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
+from .transforms import check_crop_scale, eval_transform, to_channels
 
 
 class ClipBatch(NamedTuple):
@@ -47,6 +47,8 @@ class TrainClipBatches(Batches):
         seed: of the order, of the places in the videos and of the augmentations.
         crop_scale: share of the frame's area in a random crop, (low, high); None: no random crop.
         flip: mirror every second clip, at random: right becomes left, also in what moves.
+        candidates: K, clips of files that are drawn and cropped for each sample; it is the one
+            in which most `motion` is. One pass over the set then makes n / K samples.
         rank, world_size: which part of the global batch of B * world_size samples.
     """
 
@@ -62,20 +64,29 @@ class TrainClipBatches(Batches):
         seed: int = 0,
         crop_scale: tuple[float, float] | None = None,
         flip: bool = False,
+        candidates: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if candidates < 1 or (candidates > 1 and isinstance(clips, InMemoryClips)):
+            raise ValueError(
+                "candidates are at least 1, and more than 1 only of clips that are read from "
+                f"files; got {candidates}: leave it out"
+            )
+        if crop_scale is not None:
+            check_crop_scale(crop_scale)
         self.samples = Samples(
-            n=len(clips), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size
+            n=len(clips),
+            batch_size=batch_size * candidates,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
         )
-        self.clips, self.image_size = clips, image_size
+        self.clips, self.image_size, self.candidates = clips, image_size, candidates
         self.crop_scale, self.flip = crop_scale, flip
         change = (clips.channels, channels)
         self.recolour = to_channels(*change)
         self.plain = eval_transform(image_size, given=clips.size, channels=change)
-        self.augment = pretrain_transform(
-            image_size, given=clips.size, channels=change, crop_scale=crop_scale, flip=flip
-        )
 
     @property
     def total(self) -> int:
@@ -101,23 +112,64 @@ class TrainClipBatches(Batches):
             boxes = draw_crops(seeds, (pixels.shape[3], pixels.shape[4]), self.crop_scale)
             planes = resized_crops(pixels.flatten(1, 2), boxes, self.image_size)
             pixels = frames_first(self.recolour, planes.unflatten(1, pixels.shape[1:3]))
-        if self.flip:
-            planes = random_flips(pixels.flatten(1, 2), [derive(seed, "flip") for seed in seeds])
-            pixels = planes.unflatten(1, pixels.shape[1:3])
-        return ClipBatch(pixels, clips.labels[indices], [], indices)
+        return ClipBatch(self._flipped(pixels, seeds), clips.labels[indices], [], indices)
 
     def _one_by_one(
         self, clips: ClipSet, indices: Sequence[int], seeds: Sequence[int]
     ) -> ClipBatch:
         unreadable: list[str] = []
         places = draws([derive(seed, "position") for seed in seeds], 1)[:, 0].tolist()
-        read = [
-            read_or_next(lambda i, p=place: clips.clip(i, p), index, len(clips), unreadable)
-            for index, place in zip(indices, places, strict=True)
-        ]
-        pixels = apply_seeded(self.augment, [clip.transpose(0, 1) for clip, _ in read], seeds)
-        rows = torch.tensor([row for _, row in read])
-        return ClipBatch(torch.stack(pixels).transpose(1, 2), clips.labels[rows], unreadable, rows)
+        windows, read = [], []
+        for index, place, seed in zip(indices, places, seeds, strict=True):
+            clip, row = read_or_next(
+                lambda i, p=place: clips.clip(i, p), index, len(clips), unreadable
+            )
+            windows.append(self._window(clip, seed))
+            read.append(row)
+        chosen = liveliest(windows, self.candidates)
+        pixels = torch.cat([self._resized(windows[i]) for i in chosen])
+        rows = torch.tensor([read[i] for i in chosen])
+        pixels = self._flipped(pixels, [seeds[i] for i in chosen])
+        return ClipBatch(pixels, clips.labels[rows], unreadable, rows)
+
+    def _window(self, clip: UInt8[Tensor, "C T H W"], seed: int) -> UInt8[Tensor, "C T h w"]:
+        """The clip's random crop, not yet resized; the whole clip where there is none."""
+        if self.crop_scale is None:
+            return clip
+        (top, left, height, width), *_ = draw_crops(
+            [seed], (clip.shape[2], clip.shape[3]), self.crop_scale
+        ).tolist()
+        return clip[:, :, top : top + height, left : left + width]
+
+    def _resized(self, window: UInt8[Tensor, "C T h w"]) -> UInt8[Tensor, "1 D T S S"]:
+        if self.crop_scale is None:
+            return frames_first(self.plain, window[None])
+        frames = self.recolour(window.transpose(0, 1))
+        return resize(frames, [self.image_size] * 2, antialias=True).transpose(0, 1)[None]
+
+    def _flipped(
+        self, clips: UInt8[Tensor, "B C T S S"], seeds: Sequence[int]
+    ) -> UInt8[Tensor, "B C T S S"]:
+        if not self.flip:
+            return clips
+        seeds = [derive(seed, "flip") for seed in seeds]
+        return random_flips(clips.flatten(1, 2), seeds).unflatten(1, clips.shape[1:3])
+
+
+def motion(clip: UInt8[Tensor, "C T H W"]) -> float:
+    """How much moves: the mean difference of a frame from the one before it, in grey levels; the
+    median over the clip, so that a cut does not count."""
+    frames = clip[:, :, ::2, ::2].float()
+    return frames.diff(dim=1).abs().mean(dim=(0, 2, 3)).median().item()
+
+
+def liveliest(clips: Sequence[UInt8[Tensor, "C T _ _"]], candidates: int) -> list[int]:
+    """Of every `candidates` clips in a row the index of the one in which most `motion` is."""
+    if candidates == 1:
+        return list(range(len(clips)))
+    moves = torch.tensor([motion(clip) for clip in clips]).unflatten(0, (-1, candidates))
+    first = torch.arange(0, len(clips), candidates)
+    return (first + moves.argmax(dim=1)).tolist()
 
 
 class EvaluationClipBatches(CountedBatches):

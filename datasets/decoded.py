@@ -163,7 +163,7 @@ class DecodedClips(ClipSet):
         video, first, last = self.stretches[index]
         numbers = first + self.times.pick(self.seconds[video][first:last], position)
         frames = self.stores[video].frames()[numbers]
-        return torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
+        return torch.from_numpy(frames).permute(3, 0, 1, 2)
 
     def name(self, index: int) -> str:
         video, first, last = self.stretches[index]

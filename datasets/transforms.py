@@ -61,14 +61,19 @@ def pretrain_transform(
     if crop_scale is None:
         steps = eval_transform(image_size, given=given, channels=channels)
     else:
-        low, high = crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"crop_scale must be (low, high) with 0 < low <= high <= 1; got {crop_scale}"
-            )
+        check_crop_scale(crop_scale)
         crop = v2.RandomResizedCrop(image_size, scale=crop_scale, ratio=ASPECT, antialias=True)
         steps = nn.Sequential(crop, to_channels(*channels))
     return steps.append(v2.RandomHorizontalFlip()) if flip else steps
+
+
+def check_crop_scale(crop_scale: tuple[float, float]) -> None:
+    """Raises ValueError unless it is a range of shares of an area."""
+    low, high = crop_scale
+    if not 0 < low <= high <= 1:
+        raise ValueError(
+            f"crop_scale must be (low, high) with 0 < low <= high <= 1; got {crop_scale}"
+        )
 
 
 def apply_seeded(

@@ -4,19 +4,21 @@ import itertools
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
 from jepa.datasets.clip_datamodule import ClipDataModule
-from jepa.datasets.clip_loaders import EvaluationClipBatches, TrainClipBatches
+from jepa.datasets.clip_loaders import EvaluationClipBatches, TrainClipBatches, motion
 from jepa.datasets.clips import ClipSet, InMemoryClips, UnreadableVideoError, open_clips
-from jepa.datasets.crops import draw_crops
+from jepa.datasets.crops import draw_crops, draws
 from jepa.datasets.datamodule import EvaluationLoader, TrainLoader
 from jepa.datasets.images import InMemoryImages
 from jepa.datasets.loaders import TrainBatches
 from jepa.datasets.reading import TooManyUnreadableError, scan
 from jepa.datasets.stills import MixedBatches, Stills
+from jepa.seeds import derive
 
 N, T = 13, 4
 
@@ -56,6 +58,17 @@ class Videos(ClipSet):
         return f"video {index}"
 
 
+class Moving(Videos):
+    """Noise that changes from frame to frame by at most its video's number, and a cut."""
+
+    def clip(self, index, position):
+        source = torch.Generator().manual_seed(1000 * index + round(1000 * position))
+        steps = torch.randint(0, index + 1, (T, *self.shape), generator=source)
+        clip = steps.cumsum(0)
+        clip[T // 2 :] += 100
+        return clip.to(torch.uint8).expand(3, -1, -1, -1)
+
+
 def train(clips, **options):
     settings = {"batch_size": 5, "image_size": 12, "channels": clips.channels, "seed": 3}
     return TrainClipBatches(clips, **(settings | options))
@@ -78,15 +91,59 @@ def same(left, right):
 AUGMENTED = {"crop_scale": (0.3, 1.0), "flip": True}
 
 
-@pytest.mark.parametrize("clips", [in_memory(), Videos(bad=(4,))], ids=["memory", "read"])
-def test_a_start_at_any_step_in_any_process_gives_the_tail(clips):
-    made = train(clips, **AUGMENTED)
+@pytest.mark.parametrize(
+    ("clips", "candidates"),
+    [(in_memory(), 1), (Videos(bad=(4,)), 1), (Moving(bad=(4,)), 3)],
+    ids=["memory", "read", "chosen"],
+)
+def test_a_start_at_any_step_in_any_process_gives_the_tail(clips, candidates):
+    made = train(clips, candidates=candidates, **AUGMENTED)
     whole = first(TrainLoader(made), 8)
     for start in (1, 7):
         tail = first(TrainLoader(made, start=lambda start=start: start), 8 - start)
         assert same(tail, whole[start:])
     assert same(first(TrainLoader(made, workers=2), 8), whole)
     assert same([pickle.loads(pickle.dumps(made))[3]], [whole[3]])
+
+
+@pytest.mark.parametrize("crop_scale", [None, (0.3, 1.0)])
+def test_of_the_candidates_the_one_that_moves_most_is_taken(crop_scale):
+    """Against float64, on the crops as they are before they are resized."""
+    clips = Moving()
+    all_of_them = train(clips, batch_size=15, crop_scale=crop_scale)
+    made = train(clips, batch_size=5, crop_scale=crop_scale, candidates=3)
+    rows = []
+    for step in range(4):
+        shown, batch = all_of_them[step], made[step]
+        seeds = all_of_them.samples.at(step)[1]
+        places = draws([derive(seed, "position") for seed in seeds], 1)[:, 0].tolist()
+        boxes = draw_crops(seeds, clips.shape, crop_scale or (1.0, 1.0)).tolist()
+        moves = []
+        for row, place, (top, left, h, w) in zip(shown.rows.tolist(), places, boxes, strict=True):
+            pixels = clips.clip(row, place)[0].double().numpy()
+            if crop_scale:
+                pixels = pixels[:, top : top + h, left : left + w]
+            differences = np.abs(np.diff(pixels[:, ::2, ::2], axis=0)).mean((1, 2))
+            moves.append(np.sort(differences)[1])  # the middle one of three
+        best = np.arange(0, 15, 3) + np.reshape(moves, (5, 3)).argmax(1)
+        assert torch.equal(batch.images, shown.images[best])
+        assert torch.equal(batch.rows, shown.rows[best])
+        rows += batch.rows.tolist()
+    assert np.mean(rows) > 1.3 * np.mean(range(N))
+
+
+def test_motion_is_that_of_most_frames():
+    still = torch.full((1, 9, 4, 4), 7, dtype=torch.uint8)
+    cut = still.clone()
+    cut[:, 5:] = 200
+    sliding = still + 3 * torch.arange(9, dtype=torch.uint8)[:, None, None]
+    assert [motion(clip) for clip in (still, cut, sliding)] == [0.0, 0.0, 3.0]
+
+
+@pytest.mark.parametrize(("clips", "candidates"), [(in_memory(), 2), (Videos(), 0)])
+def test_candidates_are_of_files_and_one_at_least(clips, candidates):
+    with pytest.raises(ValueError, match=f"got {candidates}: leave it out"):
+        train(clips, candidates=candidates)
 
 
 @pytest.mark.parametrize("clips", [in_memory(), Videos()], ids=["memory", "read"])
@@ -117,6 +174,12 @@ def test_all_frames_of_a_clip_share_their_crop():
             frame = clips.images[row, :, time].float()
             expected = F.resized_crop(frame, *box.tolist(), [10, 10], antialias=True)
             assert (clip[:, time] - expected).abs().max() <= 0.501
+    read = train(Videos(height=14), batch_size=N, image_size=10, crop_scale=(0.3, 1.0))
+    boxes = draw_crops(read.samples.at(0)[1], (14, 20), (0.3, 1.0)).tolist()
+    for clip, row, box in zip(read[0].images, read[0].rows.tolist(), boxes, strict=True):
+        whole = Videos(height=14).clip(row, 0.0)  # the same at all times
+        expected = F.resized_crop(whole.transpose(0, 1), *box, [10, 10], antialias=True)
+        assert torch.equal(clip.transpose(0, 1), expected)
 
 
 @pytest.mark.parametrize("clips", [in_memory(), Videos(height=12, width=12)])
