@@ -110,8 +110,7 @@ class OnlineProbes(Callback):
         values, probes = {}, {}
         with isolate_rng():
             for name, encoder in pl_module.model.encoders.items():
-                with trainer.precision_plugin.forward_context():
-                    found, probes = self._measure(encoder, pl_module)
+                found, probes = self._measure(encoder, pl_module)
                 values |= {f"online/{name}/{key}": value for key, value in found.items()}
             seconds = begin - self._started - self._probing
             self.history.append(OnlineScore(trainer.global_step, seconds, values))
@@ -183,9 +182,11 @@ def _views(encoder: nn.Module, pl_module: Any, loader: Iterable) -> Float32[Tens
 def _pooled(
     encoder: nn.Module, pl_module: Any, images: UInt8[Tensor, "n C *T H W"]
 ) -> Float32[Tensor, "n D"]:
-    """Mean-pooled latents of the last layer, on the CPU."""
+    """Mean-pooled latents of the last layer, on the CPU; the encoder as precise as in training."""
     pixels = pl_module.normalize(images.to(pl_module.device))
-    return encoder(pixels).float().mean(dim=1).cpu()
+    with pl_module.trainer.precision_plugin.forward_context():
+        tokens = encoder(pixels)
+    return tokens.float().mean(dim=1).cpu()
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from jepa.frozen import FrozenEncoder, Normalize
 from jepa.masks import MultiBlockMasks
 from jepa.model import JEPA
 from jepa.predictor import Predictor
+from jepa.probes import online
 from jepa.probes.features import extract
 from jepa.probes.knn import KNNProbe
+from jepa.probes.linear import LinearProbe
 from jepa.probes.online import OnlineProbes
 from jepa.probes.trends import Estimate, Progress, accuracy
 from jepa.training import Optimisation, Pretraining
@@ -50,7 +52,7 @@ class Disturbed(Pretraining):
         return output | {"loss": output["loss"] * (1 + 0.1 * float(noise))}
 
 
-def run(folder, *callbacks, steps=6):
+def run(folder, *callbacks, steps=6, precision="32-true"):
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
@@ -68,6 +70,7 @@ def run(folder, *callbacks, steps=6):
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
+        precision=precision,
         logger=False,
         callbacks=list(callbacks),
         enable_checkpointing=False,
@@ -146,6 +149,32 @@ def test_the_last_score_is_that_of_the_frozen_encoders(tmp_path):
         pixels = torch.cat([batch.views for batch in views()])
         seen = frozen(pixels.flatten(0, 1)).mean(dim=1).unflatten(0, (12, 4)).double().numpy()
         assert score.values[f"online/{who}/lidar"] == pytest.approx(lidar_of(seen), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_encoder_is_as_precise_as_in_training_and_the_probes_are_exact(tmp_path, monkeypatch):
+    """Under autocast a probe's products would be bfloat16, and its Hessian no longer positive."""
+    precise: dict[str, set] = {"encoder": set(), "probe": set(), "rank": set()}
+    fit, rank, forward = LinearProbe.fit, online.rankme, VisionTransformer.forward
+
+    def seen_fit(probe, *data):
+        precise["probe"].add(torch.is_autocast_enabled("cpu"))
+        return fit(probe, *data)
+
+    def seen_rank(features):
+        precise["rank"].add(torch.is_autocast_enabled("cpu"))
+        return rank(features)
+
+    def seen_forward(encoder, images, keep=None):
+        if not torch.is_grad_enabled():
+            precise["encoder"].add(torch.is_autocast_enabled("cpu"))
+        return forward(encoder, images, keep)
+
+    monkeypatch.setattr(LinearProbe, "fit", seen_fit)
+    monkeypatch.setattr(online, "rankme", seen_rank)
+    monkeypatch.setattr(VisionTransformer, "forward", seen_forward)
+    run(tmp_path, probes(4), steps=2, precision="bf16-mixed")
+    assert precise == {"encoder": {True}, "probe": {False}, "rank": {False}}
 
 
 def lidar_of(x):
