@@ -83,16 +83,14 @@ class TimmEncoder(nn.Module):
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
         wanted = [n for n in names if n.startswith("blocks.")]
-        found: dict[str, Tensor] = {}
-        if wanted:
-            maps = self.model.forward_intermediates(
-                images, indices=[int(n.split(".")[1]) for n in wanted], intermediates_only=True
-            )
-            found = {n: m.flatten(2).transpose(1, 2) for n, m in zip(wanted, maps, strict=True)}
-        if {"cls", "norm"} & set(names):
+        maps: list[Tensor] = []
+        if wanted:  # one pass: what it ends with is what `forward_features` gives
+            levels = [int(n.split(".")[1]) for n in wanted]
+            features, maps = self.model.forward_intermediates(images, indices=levels)
+        else:
             features = self.model.forward_features(images)
-            whole = {"norm": self._patches(features)}
-            if self.classed:
-                whole["cls"] = features[:, :1]
-            found |= {name: whole[name] for name in names if name in whole}
-        return found
+        found = {n: m.flatten(2).transpose(1, 2) for n, m in zip(wanted, maps, strict=True)}
+        whole = {"norm": self._patches(features)}
+        if self.classed:
+            whole["cls"] = features[:, :1]
+        return found | {name: whole[name] for name in names if name in whole}

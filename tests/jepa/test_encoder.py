@@ -218,6 +218,18 @@ def test_timm_models_give_tokens_by_layer(name):
     assert set(layers) == set(encoder.layer_names)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
+def test_all_layers_of_a_timm_model_come_out_of_one_pass(name):
+    encoder = TimmEncoder(name, pretrained=False).eval()
+    first = next(m for m in encoder.model.modules() if isinstance(m, torch.nn.Conv2d))
+    passes = []
+    first.register_forward_hook(lambda *_: passes.append(1))
+    images = torch.randn(2, *encoder.model.pretrained_cfg["input_size"])
+    layers = encoder.layers(images, encoder.layer_names)
+    assert len(passes) == 1
+    assert torch.equal(layers["norm"], encoder(images))
+
+
 def test_the_class_token_of_a_timm_model_is_a_layer():
     encoder = load_frozen_encoder("vit_tiny_patch16_224", pretrained=False)
     images = torch.rand(2, 3, 64, 64)
