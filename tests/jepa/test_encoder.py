@@ -18,6 +18,7 @@ from jepa.predictor import Predictor
 from jepa.probes.features import poolings_of, random_encoder
 from jepa.shapes import Masks
 from jepa.target import EMATarget, ema_update
+from jepa.timm_encoder import TimmEncoder
 
 
 def small(**changes):
