@@ -60,7 +60,13 @@ def slow_mkl() -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias of matrices, with the operator that torch.compile emits."""
+    x, weight = without_gaps(x), without_gaps(weight)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def without_gaps(x: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """`x`, copied if its rows or columns are parts of longer ones: oneDNN is very slow at those."""
+    return x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()
 
 
 class OneDNNLinear(torch.autograd.Function):

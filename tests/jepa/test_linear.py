@@ -46,3 +46,11 @@ def test_the_layer_takes_this_way_where_it_pays_and_gives_the_same(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert len(calls) == 1
+
+
+def test_what_is_part_of_longer_rows_is_copied_and_transposes_are_not():
+    whole = draw(6, 8, seed=5)
+    part = linear.without_gaps(whole[:, 2:5])
+    assert part.is_contiguous()
+    assert torch.equal(part, whole[:, 2:5])
+    assert linear.without_gaps(whole.T).data_ptr() == whole.data_ptr()
