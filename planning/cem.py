@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from tensordict import TensorDict
 
-from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
-from .sampling import Elite, Gaussian, Sampling, geometric, weighted
+from .sampling import Elite, Gaussian, Sampling, Way, geometric, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +30,15 @@ class CEM(Sampling):
         if not 0 <= self.correlation < 1:
             raise ValueError(f"need 0 <= correlation < 1; got {self.correlation}")
 
-    @torch.no_grad()
-    def plan(
-        self,
-        world_model: WorldModel,
-        state: TensorDict,
-        energy: Energy,
-        action_space: ActionSpace,
-        warm_start: WarmStart | None,
-        generator: Generators,
-    ) -> Plan:
-        """See `Planner`, and `search` for the diagnostics."""
-        return self.search(
-            world_model, state, energy, action_space, warm_start, generator,
+    def way(self) -> Way:
+        """See `Sampling`."""
+        return Way(
             root=geometric(self.horizon, self.correlation) if self.correlation else None,
             counts=[self.samples] * self.iterations,
             elites=self.elites,
             kept=0,
             refit=refit,
-        )  # fmt: skip
+        )
 
 
 def refit(old: Gaussian, elite: Elite) -> Gaussian:

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from tensordict import TensorDict
 from torch import Tensor
 
-from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
-from .sampling import Elite, Gaussian, Sampling, log_ranks, power_law, shares, weighted
+from .sampling import Elite, Gaussian, Sampling, Way, log_ranks, power_law, shares, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,27 +55,17 @@ class ICEM(Sampling):
                 f"{self.beta}, {self.decay} and {self.stretch}"
             )
 
-    @torch.no_grad()
-    def plan(
-        self,
-        world_model: WorldModel,
-        state: TensorDict,
-        energy: Energy,
-        action_space: ActionSpace,
-        warm_start: WarmStart | None,
-        generator: Generators,
-    ) -> Plan:
-        """See `Planner`, and `search` for the diagnostics."""
+    def way(self) -> Way:
+        """See `Sampling`."""
         fewest = min(2 * self.elites, self.samples)
         sizes = [round(self.samples * self.decay**-i) for i in range(self.iterations)]
-        return self.search(
-            world_model, state, energy, action_space, warm_start, generator,
+        return Way(
             root=power_law(self.horizon, self.beta),
             counts=[max(size, fewest) for size in sizes],
             elites=self.elites,
             kept=round(self.keep * self.elites),
             refit=self._refit,
-        )  # fmt: skip
+        )
 
     def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
         weight = log_ranks(elite)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from tensordict import TensorDict
 
-from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
-from .sampling import Elite, Gaussian, Sampling, power_law, weighted
+from .sampling import Elite, Gaussian, Sampling, Way, power_law, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,25 +38,15 @@ class MPPI(Sampling):
                 f"{self.temperature}, {self.beta} and {self.adapt}"
             )
 
-    @torch.no_grad()
-    def plan(
-        self,
-        world_model: WorldModel,
-        state: TensorDict,
-        energy: Energy,
-        action_space: ActionSpace,
-        warm_start: WarmStart | None,
-        generator: Generators,
-    ) -> Plan:
-        """See `Planner`, and `search` for the diagnostics."""
-        return self.search(
-            world_model, state, energy, action_space, warm_start, generator,
+    def way(self) -> Way:
+        """See `Sampling`."""
+        return Way(
             root=power_law(self.horizon, self.beta) if self.beta else None,
             counts=[self.samples] * self.iterations,
             elites=self.samples if self.elites is None else self.elites,
             kept=0,
             refit=self._refit,
-        )  # fmt: skip
+        )
 
     def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
         weight = torch.exp((elite.energy[:1] - elite.energy) / self.temperature)

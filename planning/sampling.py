@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,9 +46,19 @@ class Elite(NamedTuple):
 Refit: TypeAlias = Callable[[Gaussian, Elite], Gaussian]
 
 
+class Way(NamedTuple):
+    """In what sampling planners differ; see `Gaussian` for the root, and `search`."""
+
+    root: Float[Tensor, "H H"] | None
+    counts: Sequence[int]
+    elites: int
+    kept: int
+    refit: Refit
+
+
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """What every sampling planner is told.
+class Sampling(ABC):
+    """What every sampling planner is told, and its plan; `way` is what makes it this one or that.
 
     Args:
         horizon: actions per plan, H.
@@ -77,40 +88,40 @@ class Sampling:
                 f"{self.horizon}, {self.iterations}, {self.std} and {self.min_std}"
             )
 
-    def search(
+    @abstractmethod
+    def way(self) -> Way:
+        """How this planner searches."""
+
+    @torch.no_grad()
+    def plan(
         self,
         world_model: WorldModel,
         state: TensorDict,
         energy: Energy,
-        space: ActionSpace,
+        action_space: ActionSpace,
         warm_start: WarmStart | None,
         generator: Generators,
-        *,
-        root: Float[Tensor, "H H"] | None,
-        counts: Sequence[int],
-        elites: int,
-        kept: int,
-        refit: Refit,
     ) -> Plan:
-        """The function `search`, around the warm start."""
-        mean = first_mean(warm_start, len(state), self.horizon, space)
+        """See `Planner`, and `search` for the diagnostics."""
+        way = self.way()
+        mean = first_mean(warm_start, len(state), self.horizon, action_space)
         std = None if warm_start is None else warm_start.std
         if std is None:
-            std = (self.std * space.radius).expand_as(mean)
+            std = (self.std * action_space.radius).expand_as(mean)
         return search(
             partial(score, world_model, state, energy, chunk=self.chunk),
             partial(
-                noise, batch=len(state), horizon=self.horizon, size=len(space.low),
+                noise, batch=len(state), horizon=self.horizon, size=len(action_space.low),
                 generator=generator,
             ),
-            space,
-            Gaussian(mean, std, None if root is None else root.to(mean)),
-            first=first_candidates(warm_start, mean, space),
-            counts=counts,
-            elites=elites,
-            kept=kept,
-            refit=refit,
-            floor=self.min_std * space.radius,
+            action_space,
+            Gaussian(mean, std, None if way.root is None else way.root.to(mean)),
+            first=first_candidates(warm_start, mean, action_space),
+            counts=way.counts,
+            elites=way.elites,
+            kept=way.kept,
+            refit=way.refit,
+            floor=self.min_std * action_space.radius,
             seconds=self.seconds,
         )  # fmt: skip
 
