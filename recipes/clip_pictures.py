@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 
 from jepa import seeds
-from jepa.files import atomic_path
+from jepa.files import read_arrays, write_arrays
 from jepa.frozen import Normalize
 from jepa.masks import MaskSampler
 from jepa.model import JEPA
@@ -89,21 +89,18 @@ def save_clip_pictures(
         }
     tubelets = images[:, :, :: images.shape[2] // grid[0]].transpose(1, 2)
     small = thumbnails(tubelets.flatten(0, 1), SIDE).unflatten(0, tubelets.shape[:2])
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            frames=channels_last(small),
-            components=(centred[:SHOWN] @ axes.T).float().unflatten(1, grid).numpy(),
-            explained=explained.numpy(),
-            error=np.float32(torch.stack(errors).mean()),
-            **groups,
-        )
+    shown = {
+        "frames": channels_last(small),
+        "components": (centred[:SHOWN] @ axes.T).float().unflatten(1, grid).numpy(),
+        "explained": explained.numpy(),
+        "error": np.float32(torch.stack(errors).mean()),
+    }
+    write_arrays(path, shown | groups)
 
 
 def read_clip_pictures(path: Path) -> ClipPictures:
     """The pictures that a run has left."""
-    with np.load(path, allow_pickle=False) as stored:
-        values = dict(stored)
+    values = read_arrays(path)
     numbers = range(sum(name.startswith("context_") for name in values))
     return ClipPictures(
         frames=values["frames"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from jepa.encoder import VisionTransformer
-from jepa.files import atomic_path
+from jepa.files import atomic_path, read_arrays, write_arrays
 from jepa.frozen import FrozenEncoder
 from jepa.seeds import derive
 
@@ -73,9 +73,8 @@ def tables_of(
     rows, groups = sample_of(data, labelled)
 
     def table(split: Split, rows: Tensor | None) -> Any:
-        part = f"-{labelled}" if split == "train" and labelled else ""
-        known = f"{data.images(split).fingerprint}-{data.channels}x{data.image_size}{part}"
         loader = data.evaluation_loader(split, rows=rows)
+        known = data.images(split).fingerprint
         return extract(encoder, loader, poolings, cache=cache, data=known, progress=True)
 
     return Tables(table("train", rows), table("test", None), groups)
@@ -210,10 +209,10 @@ def measure_cell(
     if known is None:
         rows = draw(len(tables.test.labels), MAPPED, seed, "map")
         xy = map_of(np.asarray(tables.test.features["last"][rows]), seed)
-        _write_arrays(folder / "map.npz", {"xy": xy, "labels": tables.test.labels[rows]})
+        write_arrays(folder / "map.npz", {"xy": xy, "labels": tables.test.labels[rows]})
         save_pictures(folder / "pictures.npz", encoder, data, None, seed)
     said = (known.predicted if known else {}) | found.predicted
-    _write_arrays(folder / "predictions.npz", {"labels": tables.test.labels, **said})
+    write_arrays(folder / "predictions.npz", {"labels": tables.test.labels, **said})
     spectrum = known.spectrum if known and not len(found.spectrum) else found.spectrum
     done = {
         "probes": [*details["probes"], *missing],
@@ -238,8 +237,8 @@ def read_cell(folder: Path) -> Cell:
             f"no {path.name} in {folder}: give a folder that `jepa probe` has finished"
         )
     stored = json.loads(path.read_text())
-    predicted = _read_arrays(folder / "predictions.npz")
-    places = _read_arrays(folder / "map.npz")
+    predicted = read_arrays(folder / "predictions.npz")
+    places = read_arrays(folder / "map.npz")
     return Cell(
         about=stored["about"],
         metrics=stored["metrics"],
@@ -251,13 +250,3 @@ def read_cell(folder: Path) -> Cell:
         map_labels=places["labels"],
         pictures=read_pictures(folder / "pictures.npz"),
     )
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(stored)

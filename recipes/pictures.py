@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepa import seeds
-from jepa.files import atomic_path
+from jepa.files import read_arrays, write_arrays
 from jepa.frozen import FrozenEncoder
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
@@ -112,8 +112,7 @@ def save_pictures(
         queries=len(labels),
         same_class=float((neighbour_labels == labels[:, None].numpy()).mean()),
     )
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **vars(pictures))
+    write_arrays(path, vars(pictures))
 
 
 def no_masks(grid: Grid, batch: int) -> Masks:
@@ -124,8 +123,7 @@ def no_masks(grid: Grid, batch: int) -> Masks:
 
 def read_pictures(path: Path) -> Pictures:
     """The pictures that a run has left."""
-    with np.load(path, allow_pickle=False) as stored:
-        values = dict(stored)
+    values = read_arrays(path)
     scalars = {
         name: values.pop(name).item() for name in ("placed", "bank", "queries", "same_class")
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jepa.files import atomic_path
+from jepa.files import atomic_path, read_arrays
 from jepa.metrics_log import read_metrics
 
 from . import figures, page
@@ -227,8 +227,7 @@ def control_part(folder: Path, result: Result) -> Html:
 
 def episode_part(path: Path) -> Html:
     """The player, the goal, and the energy over the first action of the first plan."""
-    with np.load(path, allow_pickle=False) as stored:
-        episode = dict(stored)
+    episode = read_arrays(path)
     play = page.player(
         episode["frames"], episode["positions"], episode["imagined"], episode["goal_position"]
     )

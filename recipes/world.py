@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from jepa import seeds
-from jepa.files import atomic_path
+from jepa.files import write_arrays
 from jepa.frozen import FrozenEncoder
 
 from ..datasets.trajectories import (
@@ -179,16 +179,15 @@ def save_episode(
     chosen = agent.plan.actions[episode, 0].numpy()
     recording = record(agent, env, max_steps=max_steps, seed=seed, episode=episode)
     imagined = readout(recording.imagined["latent"])
-    with atomic_path(out / "episode.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            frames=recording.frames,
-            goal=recording.goal,
-            positions=recording.positions,
-            goal_position=info["goal_position"][episode],
-            imagined=imagined.numpy(),
-            energy=landscape[0].numpy(),
-            chosen_action=chosen,
-            action_low=agent.action_space.low.numpy(),
-            action_high=agent.action_space.high.numpy(),
-        )
+    shown = {
+        "frames": recording.frames,
+        "goal": recording.goal,
+        "positions": recording.positions,
+        "goal_position": info["goal_position"][episode],
+        "imagined": imagined.numpy(),
+        "energy": landscape[0].numpy(),
+        "chosen_action": chosen,
+        "action_low": agent.action_space.low.numpy(),
+        "action_high": agent.action_space.high.numpy(),
+    }
+    write_arrays(out / "episode.npz", shown)
