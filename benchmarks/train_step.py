@@ -56,6 +56,7 @@ def measure(
 ) -> tuple[float, float, int, int]:
     """Seconds of a step, seconds of sampling its masks, batch, tokens that enter a network."""
     torch.manual_seed(0)
+    torch.compiler.reset()  # else the limit of recompilations counts those of the last model too
     model, masks, batch = build()
     encoder = model.encoder
     assert isinstance(encoder, VisionTransformer)

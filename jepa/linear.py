@@ -37,11 +37,11 @@ def linear(
 def fast_product(x: Tensor) -> bool:
     """Whether oneDNN is to multiply `x`: float32, outside autocast, on a processor as above."""
     return (
-        x.dtype == torch.float32
+        not torch.compiler.is_compiling()  # which chooses products itself, and stops at the rest
+        and x.dtype == torch.float32
         and x.device.type == "cpu"
         and slow_mkl()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # which chooses products itself
     )
 
 
