@@ -1,4 +1,4 @@
-"""torch.compile sees whole networks: pieces compile slowly, and run into torch's limit of pieces."""
+"""torch.compile sees a network whole: pieces run into its limit of recompilations."""
 
 import subprocess
 import sys
