@@ -63,7 +63,10 @@ def measure(
     size, channels = encoder.config["image_size"], encoder.channels
     images = torch.randn(batch, channels, size, size)
     optimizer = torch.optim.AdamW(decay_groups(model), lr=1e-3, fused=True)
-    forward = torch.compile(model, dynamic=True) if compiled else model
+    for part in (
+        (encoder, model.predictor) if compiled else ()
+    ):  # as `hardware: {compile: true}` does
+        part.compile(dynamic=True)
     grid, tokens = encoder.native_grid, []
 
     def sample(step: int):
@@ -74,7 +77,7 @@ def measure(
         kept, blocks, size = drawn.context.shape[1], *drawn.targets.shape[1:]
         tokens.append(batch * (grid[0] * grid[1] + kept + blocks * (kept + size)))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = torch.stack(list(forward(images, drawn).losses.values())).sum()
+            loss = torch.stack(list(model(images, drawn).losses.values())).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
