@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from jepa.planning.categorical_cem import CategoricalCEM
 from jepa.planning.cem import CEM
-from jepa.planning.energies import ActionEffort, ComposableEnergy, GoalDistance
+from jepa.planning.energies import ActionEffort, ComposableEnergy
 from jepa.planning.gradient import GradientPlanner
 from jepa.planning.hybrid import Hybrid
 from jepa.planning.icem import ICEM, adapted
@@ -411,44 +411,6 @@ def test_discrete_plans_are_the_best_of_all_sequences():
     assert torch.equal(both.actions, torch.cat([one.actions for one in alone]))
     with pytest.raises(ValueError, match="discrete actions"):
         planner.plan(Counter(), state, energy, box(1.0), None, torch.Generator())
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "mean_l1"])
-@pytest.mark.parametrize("steps", ["last", "all"])
-def test_energies_against_loops_and_with_sample_dimensions(norm, steps):
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(4, 3, H, 2, generator=generator)
-    actions = torch.randn(4, 3, H, A, generator=generator)
-    goal = torch.randn(3, 2, generator=generator)
-    states = TensorDict({"latent": latents}, batch_size=[4, 3, H])
-    distance = GoalDistance(TensorDict({"latent": goal}, batch_size=[3]), norm=norm, steps=steps)
-    found = (0.7 * distance + ActionEffort() * 0.1)(states, actions)
-    for s in range(4):
-        for b in range(3):
-            gaps = (latents[s, b] - goal[b]).double().numpy()
-            lengths = np.linalg.norm(gaps, ord=2 if norm == "l2" else 1, axis=1)
-            lengths /= gaps.shape[1] if norm == "mean_l1" else 1
-            away = lengths[-1] if steps == "last" else lengths.mean()
-            effort = (actions[s, b].double().numpy() ** 2).sum() / H
-            assert found[s, b].item() == pytest.approx(0.7 * away + 0.1 * effort, rel=1e-5)
-    alone = (0.7 * distance + ActionEffort() * 0.1)(states[0], actions[0])
-    assert torch.allclose(alone, found[0])
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "mean_l1"])
-def test_the_distance_of_token_grids_is_over_all_of_their_numbers(norm):
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(4, 3, H, 6, 2, generator=generator)
-    goal = torch.randn(3, 6, 2, generator=generator)
-    flat, grid = (
-        GoalDistance(TensorDict({"latent": g}, batch_size=[3]), norm=norm)(
-            TensorDict({"latent": t}, batch_size=[4, 3, H]), torch.zeros(4, 3, H, A)
-        )
-        for g, t in ((goal.flatten(1), tokens.flatten(3)), (goal, tokens))
-    )
-    assert torch.equal(flat, grid)
-    mean = (tokens[:, :, -1] - goal).abs().mean(dim=(2, 3))
-    assert norm != "mean_l1" or torch.allclose(grid, mean)
 
 
 def test_wrong_numbers_are_refused():
