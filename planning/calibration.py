@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr
@@ -117,9 +116,5 @@ def sample_covers(
 
 def rank_correlation(a: Float[Tensor, "B H"], b: Float[Tensor, "B H"]) -> Float[Tensor, " H"]:
     """Spearman's, over the environments; not a number where one of them is constant."""
-    with np.errstate(invalid="ignore"):
-        found = [
-            spearmanr(*pair).statistic
-            for pair in zip(a.T.numpy(force=True), b.T.numpy(force=True), strict=True)
-        ]
-    return torch.tensor(found)
+    pairs = zip(a.T.numpy(force=True), b.T.numpy(force=True), strict=True)
+    return torch.tensor([spearmanr(*pair)[0] for pair in pairs])

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float
 from tensordict import TensorDict
-from timm.layers import Mlp
+from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from .dynamics import Dynamics, Scales
@@ -206,7 +206,8 @@ def shared_of(state: TensorDict) -> list[Kept]:
 
 def none_of(shared: list[Kept], plans: int) -> list[Kept]:
     """No keys and values, for each of the plans."""
-    return [
-        tuple(part[:, None, :, :0].expand(-1, plans, -1, -1, -1) for part in kept)
-        for kept in shared
-    ]
+    return [(_none(keys, plans), _none(values, plans)) for keys, values in shared]
+
+
+def _none(part: Float[Tensor, "B heads n d"], plans: int) -> Float[Tensor, "B S heads 0 d"]:
+    return part[:, None, :, :0].expand(-1, plans, -1, -1, -1)
