@@ -65,7 +65,7 @@ class Ensemble(Dynamics):
         self.count, self.particles, self.sampling = len(members), particles, sampling
         self.weights = TensorDict.from_modules(*members, as_module=True)
         self._empty = (copy.deepcopy(members[0]).to("meta"),)  # a tuple: no sub-module
-        self.seed, self.period = seed, period
+        self.period, self._luck = period, (seed, period, len(members), particles)
 
     def each(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """function(member, *its own of the inputs) for every member at once.
@@ -108,14 +108,14 @@ class Ensemble(Dynamics):
         """The state after one decision."""
         members, steps = state["memory", "members"], state["memory", "steps"] % self.period
         if self.sampling == "ts1":
-            deal = order_table(self.seed, self.period, members.shape[1], action.device)[steps]
+            deal = order_table(*self._luck, action.device)[steps]
             members = members[torch.arange(len(action), device=action.device)[:, None], deal]
         members = self._stepped(members, action)
         mean = particles = members["latent"]
         noise_variance = torch.zeros_like(mean)
         if "variance" in members:
             noise_variance = members["variance"]
-            noise = noise_table(self.seed, self.period, *mean.shape[1:], mean.device)[steps]
+            noise = noise_table(*self._luck, mean.shape[2], mean.device)[steps]
             particles = mean + noise_variance.sqrt() * noise.to(mean)
         of_members = mean.unflatten(1, (self.count, -1)).mean(dim=2)
         memory = {
@@ -159,17 +159,23 @@ class Ensemble(Dynamics):
 
 @functools.lru_cache(maxsize=16)
 def noise_table(
-    seed: int, period: int, particles: int, size: int, device: torch.device
+    seed: int, period: int, members: int, particles: int, size: int, device: torch.device
 ) -> Float[Tensor, "period P D"]:
-    """Standard normal. Shared by all callers: do not write to it."""
+    """Normal noise; if members have several particles, of mean 0 over each member's and variance 1
+    over all, exactly: luck is not to look like disagreement. Shared by all callers: do not write.
+    """
     generator = seeds.generator(seed, "trajectory_sampling")
-    return torch.randn(period, particles, size, generator=generator).to(device)
+    noise = torch.randn(period, members, particles, size, generator=generator)
+    if particles > 1:
+        noise = noise - noise.mean(dim=2, keepdim=True)
+        noise = noise / noise.square().mean(dim=(1, 2), keepdim=True).sqrt()
+    return noise.flatten(1, 2).to(device)
 
 
 @functools.lru_cache(maxsize=16)
 def order_table(
-    seed: int, period: int, particles: int, device: torch.device
+    seed: int, period: int, members: int, particles: int, device: torch.device
 ) -> Int[Tensor, "period P"]:
-    """A random order of the particles for each step. Shared by all callers: do not write to it."""
+    """A random order of the particles for each step. Shared by all callers: do not write."""
     generator = seeds.generator(seed, "trajectory_dealing")
-    return torch.rand(period, particles, generator=generator).argsort(dim=1).to(device)
+    return torch.rand(period, members * particles, generator=generator).argsort(dim=1).to(device)

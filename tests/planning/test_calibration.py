@@ -145,13 +145,13 @@ def trained():
     ensemble = Ensemble(
         [ResidualMLP(scales, hidden=32, head=GaussianHead) for _ in range(4)], particles=25
     )
-    rows = [{"observations": z, "actions": a} for z, a in zip(*episodes(4000, 1), strict=True)]
+    rows = [{"observations": z, "actions": a} for z, a in zip(*episodes(3000, 1), strict=True)]
     training = DynamicsTraining(
         ensemble, error=negative_log_likelihood, rollout=0.0, teacher_forced=1.0,
         learning_rate=5e-3,
     )  # fmt: skip
     lightning.Trainer(
-        max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     ).fit(training, DataLoader(rows, batch_size=64))  # fmt: skip
     return ensemble

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pytest
@@ -100,11 +101,11 @@ def test_particles_have_the_exact_mean_and_variance_at_every_step(sampling):
     for t in range(H):
         mean = matrix @ mean + actions[0, t].double()
         covariance = matrix @ covariance @ matrix.T + noise
-        assert torch.allclose(states["latent"][0, t].double(), mean, atol=0.03)
+        assert torch.allclose(states["latent"][0, t].double(), mean, atol=1e-4)
         assert torch.allclose(states["variance"][0, t].double(), covariance.diagonal(), rtol=0.06)
         cloud = states["particles"][0, t].double()
         assert torch.allclose(torch.cov(cloud.T), covariance, atol=0.02)
-        assert states["disagreement"][0, t] < 1e-3
+        assert sampling == "ts1" or states["disagreement"][0, t] < 1e-6
     assert torch.allclose(states["variance"][0, 0], truth.noise)  # exact after one step
 
 
@@ -152,6 +153,19 @@ def test_what_was_seen_gathers_the_particles_and_the_memory_stays():
     assert torch.equal(hidden, state["memory", "members", "memory"])
     after, fresh = (ensemble.step(s, numbers(B, A)) for s in (known, ensemble.start(seen)))
     assert not torch.allclose(after["latent"], fresh["latent"], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_weights_can_be_kept_and_read(kind):
+    ensemble, other = Ensemble(members(kind)), Ensemble([*reversed(members(kind))])
+    start, actions = numbers(B, D), numbers(B, H, A)
+    wanted = ensemble.rollout(ensemble.start(start), actions)["particles"]
+    assert not torch.allclose(other.rollout(other.start(start), actions)["particles"], wanted)
+    other.load_state_dict(ensemble.state_dict())
+    assert torch.equal(other.rollout(other.start(start), actions)["particles"], wanted)
+    again = copy.deepcopy(ensemble)
+    assert torch.equal(again.rollout(again.start(start), actions)["particles"], wanted)
 
 
 def test_members_with_a_memory_cannot_be_dealt_anew():
