@@ -49,9 +49,9 @@ class StateConstraint(ComposableEnergy):
 
     def tightened(self, states: TensorDict, growth: float) -> StateConstraint:
         """With the multipliers after a plan through these states [B, H], and a larger penalty."""
-        return replace(
-            self, multiplier=self._pressure(states).nan_to_num(), penalty=self.penalty * growth
-        )
+        pressure = self._pressure(states)
+        pressure = torch.where(pressure.isfinite(), pressure, 0.0)
+        return replace(self, multiplier=pressure, penalty=self.penalty * growth)
 
     def _pressure(self, states: TensorDict) -> Float[Tensor, "*S B H"]:
         held = 0.0 if self.multiplier is None else self.multiplier

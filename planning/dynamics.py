@@ -35,6 +35,15 @@ class Dynamics(nn.Module):
         """The state when the latent that came is known; the memory stays."""
         return state.copy().update({"latent": latent})
 
+    def remember(
+        self, latents: Float[Tensor, "B T1 D"], actions: Float[Tensor, "B T A"]
+    ) -> TensorDict:
+        """The state at the last latent, after a history of T decisions."""
+        state = self.start(latents[:, 0])
+        for latent, action in zip(latents[:, 1:].unbind(1), actions.unbind(1), strict=True):
+            state = self.observe(self.step(state, action), latent)
+        return state
+
     def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
         """The states [*S, B, H] after each action, each foreseen from the last."""
         return unroll(self.step, state, actions)

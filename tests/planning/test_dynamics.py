@@ -51,20 +51,12 @@ def windows(batch=B, length=H):
     )
 
 
-def with_a_past(dynamics, latents, actions):
-    """The state after some decisions whose outcomes were seen."""
-    state = dynamics.start(latents[:, 0])
-    for t in range(actions.shape[1]):
-        state = dynamics.observe(dynamics.step(state, actions[:, t]), latents[:, t + 1])
-    return state
-
-
 @pytest.mark.parametrize("head", [PointHead, GaussianHead])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_rollouts_of_many_plans_are_repeated_steps(kind, head):
     dynamics, (latents, past) = made(kind, head), windows()
-    start = with_a_past(dynamics, latents, past)
+    start = dynamics.remember(latents, past)
     plans = torch.randn(2, 5, B, H, A, generator=torch.Generator().manual_seed(2))
     states = dynamics.rollout(start, plans)
     assert states.batch_size == (2, 5, B, H)
@@ -84,7 +76,7 @@ def test_teacher_forcing_is_stepping_with_the_latents_that_came(kind):
     dynamics, (latents, actions) = made(kind), windows()
     states = dynamics.follow(latents[:, :-1], actions)
     for t in range(H):
-        before = with_a_past(dynamics, latents[:, : t + 1], actions[:, :t])
+        before = dynamics.remember(latents[:, : t + 1], actions[:, :t])
         after = dynamics.step(before, actions[:, t])
         assert torch.allclose(states["latent"][:, t], after["latent"], atol=1e-5)
 
@@ -116,7 +108,7 @@ def test_a_window_ends():
         changed = (dynamics.follow(latents[:, :-1], other)["latent"] - base).abs().amax(dim=(0, 2))
         assert (changed[1 : 2 + reach] > 1e-5).all()
         assert (changed[2 + reach :] == 0).all()
-        state = with_a_past(dynamics, latents, actions)
+        state = dynamics.remember(latents, actions)
         assert state["memory", "keys"].shape[3] == 2
 
 
@@ -214,7 +206,7 @@ def test_planners_need_not_know_what_dynamics_remember(kind):
         encode = staticmethod(dynamics.start)
         step, rollout = dynamics.step, dynamics.rollout
 
-    start = with_a_past(dynamics, latents, past)
+    start = dynamics.remember(latents, past)
     goal = TensorDict({"latent": torch.zeros(B, D)}, batch_size=[B])
     planner = CEM(horizon=4, samples=16, iterations=2, elites=4)
     space = ActionSpace(-torch.ones(A), torch.ones(A))
