@@ -11,7 +11,7 @@ from tensordict import TensorDict
 
 from jepa import seeds
 
-from .protocols import ActionSpace, Energy, Plan, Planner, WorldModel
+from .protocols import ActionSpace, Energy, Plan, Planner, Remembering, WorldModel
 
 
 def action_space_of(space: gymnasium.Space) -> ActionSpace:
@@ -30,7 +30,8 @@ class PlanningAgent:
     """Receding horizon control of gymnasium vector environments.
 
     Observations are dictionaries with `observation` and `desired_goal`, batched. Each plan
-    starts from the last one, shifted by one decision.
+    starts from the last one, shifted by one decision. A `Remembering` world model is told what
+    was done and what came of it; any other begins anew with each observation.
 
     Args:
         world_model: encodes observations and goals, and foresees; one action of the model is
@@ -63,46 +64,59 @@ class PlanningAgent:
         self._generator = seeds.generator(
             self.seed, "planning", device=self.action_space.low.device
         )
-        self._plan: Plan | None = None
+        self._decision: tuple[TensorDict, Plan] | None = None
         self._held = 0
+
+    @property
+    def decision(self) -> tuple[TensorDict, Plan]:
+        """The states [B] at the last decision, and the plan that was made there."""
+        if self._decision is None:
+            raise RuntimeError("no plan yet: call act(observation) first")
+        return self._decision
 
     @property
     def plan(self) -> Plan:
         """The plan whose first action is being carried out."""
-        if self._plan is None:
-            raise RuntimeError("no plan yet: call act(observation) first")
-        return self._plan
+        return self.decision[1]
 
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Actions [B, A] for a batch of observations; numbers [B] where actions are discrete."""
-        if self._plan is None or self._held == self.repeat:
-            self._plan = self._decide(observation, self._plan)
+        if self._decision is None or self._held == self.repeat:
+            self._decision = self._decide(observation, self._decision)
             self._held = 0
         self._held += 1
-        action = self._plan.actions[:, 0]
+        action = self.plan.actions[:, 0]
         return (action.argmax(dim=1) if self.action_space.discrete else action).numpy(force=True)
 
     @torch.no_grad()
-    def imagined(self, observation: Mapping[str, np.ndarray]) -> TensorDict:
-        """States [B, H] that the current plan is expected to go through from here."""
-        return self.world_model.rollout(self._encode(observation, "observation"), self.plan.actions)
+    def imagined(self) -> TensorDict:
+        """States [B, H] that the current plan was expected to go through when it was made."""
+        state, plan = self.decision
+        return self.world_model.rollout(state, plan.actions)
 
-    def _decide(self, observation: Mapping[str, np.ndarray], last: Plan | None) -> Plan:
+    def _decide(
+        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+    ) -> tuple[TensorDict, Plan]:
+        device, model = self.action_space.low.device, self.world_model
+        seen, wanted = (
+            torch.as_tensor(observation[key], device=device)
+            for key in ("observation", "desired_goal")
+        )
         with torch.no_grad():
-            state = self._encode(observation, "observation")
-            goal = self._encode(observation, "desired_goal")
-        return self.planner.plan(
-            self.world_model,
+            if last is not None and isinstance(model, Remembering):
+                state = model.observe(last[0], last[1].actions[:, 0], seen)
+            else:
+                state = model.encode(seen)
+            goal = model.encode(wanted)
+        plan = self.planner.plan(
+            model,
             state,
             self.energy(goal),
             self.action_space,
-            None if last is None else last.later(),
+            None if last is None else last[1].later(),
             self._generator,
         )
-
-    def _encode(self, observation: Mapping[str, np.ndarray], key: str) -> TensorDict:
-        device = self.action_space.low.device
-        return self.world_model.encode(torch.as_tensor(observation[key], device=device))
+        return state, plan
 
 
 class RandomAgent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, UInt8
 from tensordict import TensorDict
@@ -9,53 +11,123 @@ from torch import Tensor, nn
 
 from jepa.frozen import FrozenEncoder
 
+from .heads import PointHead
 from .planner import unroll
 from .projection import SlowFeatures
 
 
-class ResidualMLP(nn.Module):
+class Dynamics(nn.Module):
+    """What decisions do to latents: everything of a latent world model but its encoder.
+
+    States have the entry `latent` [B, D]; a `variance` [B, D] around it if the dynamics foresee
+    one; and `memory`, what only the dynamics need to go on, which rollouts drop.
+    """
+
+    def start(self, latent: Float[Tensor, "B D"]) -> TensorDict:
+        """The state of environments of which only the present latent is known."""
+        return TensorDict({"latent": latent}, batch_size=[len(latent)])
+
+    def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
+        """The state after one decision."""
+        raise NotImplementedError("dynamics are stepped as step(state, action)")
+
+    def observe(self, state: TensorDict, latent: Float[Tensor, "B D"]) -> TensorDict:
+        """The state when the latent that came is known; the memory stays."""
+        return state.copy().update({"latent": latent})
+
+    def remember(
+        self, latents: Float[Tensor, "B T1 D"], actions: Float[Tensor, "B T A"]
+    ) -> TensorDict:
+        """The state at the last latent, after a history of T decisions."""
+        state = self.start(latents[:, 0])
+        for latent, action in zip(latents[:, 1:].unbind(1), actions.unbind(1), strict=True):
+            state = self.observe(self.step(state, action), latent)
+        return state
+
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
+        """The states [*S, B, H] after each action, each foreseen from the last."""
+        return unroll(self.step, state, actions)
+
+    def follow(
+        self, latents: Float[Tensor, "B T D"], actions: Float[Tensor, "B T A"]
+    ) -> TensorDict:
+        """The states [B, T] after each action, each foreseen from the latents that came before
+        it (teacher forcing)."""
+        state, states = self.start(latents[:, 0]), []
+        for latent, action in zip(latents.unbind(dim=1), actions.unbind(dim=1), strict=True):
+            state = self.step(self.observe(state, latent), action)
+            states.append(state.exclude("memory"))
+        return TensorDict.stack(states, dim=1)
+
+    def learn(self, loss: Callable[..., Tensor], *windows: Tensor) -> Float[Tensor, ""]:
+        """loss(dynamics, *windows) of what is to be trained: these dynamics, or their parts."""
+        return loss(self, *windows)
+
+
+class Scales(nn.Module):
+    """Deviations of the latents [D] and the actions [A]: the units in which dynamics work."""
+
+    latent: Tensor
+    action: Tensor
+
+    def __init__(self, latent: Float[Tensor, " D"], action: Float[Tensor, " A"]) -> None:
+        super().__init__()
+        self.register_buffer("latent", latent.clone())
+        self.register_buffer("action", action.clone())
+
+    def forward(
+        self, latent: Float[Tensor, "*B D"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B DA"]:
+        """Both in these units, side by side."""
+        return torch.cat([latent / self.latent, action / self.action], dim=-1)
+
+
+class ResidualMLP(Dynamics):
     """Next latent = latent + MLP(latent, action), all components on their own scales.
 
     Args:
-        size: of the latent, D.
-        actions: size of the action, A.
+        scales: of latents and actions.
         hidden: width of the two hidden layers.
+        head: makes the head, see `heads`.
     """
 
-    spread: Tensor
-    action_scale: Tensor
-
-    def __init__(self, *, size: int, actions: int, hidden: int = 256) -> None:
+    def __init__(
+        self,
+        scales: Scales,
+        *,
+        hidden: int = 256,
+        head: Callable[[int, int], nn.Module] = PointHead,
+    ) -> None:
         super().__init__()
-        self.register_buffer("spread", torch.ones(size))
-        self.register_buffer("action_scale", torch.ones(actions))
+        self.scales, size = scales, len(scales.latent)
         self.layers = nn.Sequential(
-            nn.Linear(size + actions, hidden),
+            nn.Linear(size + len(scales.action), hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
             nn.LayerNorm(hidden),
             nn.SiLU(),
-            nn.Linear(hidden, size),
         )
+        self.head = head(hidden, size)
 
-    def forward(
-        self, latent: Float[Tensor, "B D"], action: Float[Tensor, "B A"]
-    ) -> Float[Tensor, "B D"]:
-        known = torch.cat([latent / self.spread, action / self.action_scale], dim=-1)
-        return latent + self.spread * self.layers(known)
+    def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
+        """The state after one decision."""
+        latent = state["latent"]
+        features = self.layers(self.scales(latent, action))
+        entries = self.head(latent, features, self.scales.latent)
+        return TensorDict(entries, batch_size=state.batch_size)
 
 
 class LatentWorldModel(nn.Module):
-    """Foresees in the space of a frozen encoder. States have one entry, `latent` [B, D].
+    """Foresees in the space of a frozen encoder. States are those of its dynamics.
 
     Args:
         encoder: pretrained without actions; never trained here.
         projection: fitted on frames.
-        dynamics: (latent, action) to the next latent.
+        dynamics: of the latents.
     """
 
     def __init__(
-        self, *, encoder: FrozenEncoder, projection: SlowFeatures, dynamics: nn.Module
+        self, *, encoder: FrozenEncoder, projection: SlowFeatures, dynamics: Dynamics
     ) -> None:
         super().__init__()
         self.encoder, self.projection, self.dynamics = encoder, projection, dynamics
@@ -63,18 +135,29 @@ class LatentWorldModel(nn.Module):
     @torch.no_grad()
     def encode(self, observation: UInt8[Tensor, "B H W C"]) -> TensorDict:
         """Images as environments give them, channels last."""
-        images = observation.permute(0, 3, 1, 2)
-        latent = self.projection(self.encoder(images), self.encoder.grid(images))
-        return TensorDict({"latent": latent}, batch_size=[len(images)])
+        return self.dynamics.start(self._latent(observation))
+
+    @torch.no_grad()
+    def observe(
+        self,
+        state: TensorDict,
+        action: Float[Tensor, "B A"],
+        observation: UInt8[Tensor, "B H W C"],
+    ) -> TensorDict:
+        """The state after an action, when what came of it is seen: see `Dynamics.observe`."""
+        return self.dynamics.observe(self.dynamics.step(state, action), self._latent(observation))
 
     def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
         """The state after one decision."""
-        latent = self.dynamics(state["latent"], action)
-        return TensorDict({"latent": latent}, batch_size=state.batch_size)
+        return self.dynamics.step(state, action)
 
     def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
         """The states [*S, B, H] after each action."""
-        return unroll(self.step, state, actions)
+        return self.dynamics.rollout(state, actions)
+
+    def _latent(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B D"]:
+        images = observation.permute(0, 3, 1, 2)
+        return self.projection(self.encoder(images), self.encoder.grid(images))
 
 
 def world_model(
@@ -84,8 +167,6 @@ def world_model(
     *,
     hidden: int = 256,
 ) -> LatentWorldModel:
-    """An untrained world model whose dynamics know the scales of latents and actions."""
-    size = projection.components
-    dynamics = ResidualMLP(size=size, actions=len(action_scale), hidden=hidden)
-    dynamics.spread, dynamics.action_scale = projection.spread.clone(), action_scale.clone()
+    """An untrained world model of `ResidualMLP` dynamics."""
+    dynamics = ResidualMLP(Scales(projection.spread, action_scale), hidden=hidden)
     return LatentWorldModel(encoder=encoder, projection=projection, dynamics=dynamics)

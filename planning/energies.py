@@ -15,6 +15,8 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
+from .distances import DISTANCES, Norm
+
 
 class ComposableEnergy:
     """Adds `+` and weights to an energy."""
@@ -63,8 +65,9 @@ class GoalDistance(ComposableEnergy):
     Args:
         goal: states [B].
         key: the entry of the state on which to measure: [B, D], or tokens [B, N, D].
-        norm: "l2" Euclidean, "l1" sum of absolute differences, "mean_l1" their mean.
+        norm: see `distances`; of all numbers of a state.
         steps: "last" the end of the plan, "all" the mean over the plan.
+        discount: with "all", step t counts discount^t in the mean; above 1, later steps count more.
     """
 
     def __init__(
@@ -72,21 +75,25 @@ class GoalDistance(ComposableEnergy):
         goal: TensorDict,
         *,
         key: str = "latent",
-        norm: Literal["l2", "l1", "mean_l1"] = "l2",
+        norm: Norm = "l2",
         steps: Literal["last", "all"] = "last",
+        discount: float = 1.0,
     ) -> None:
+        if steps == "last" and discount != 1:
+            raise ValueError(
+                f'discount={discount} weighs the steps of a plan: it needs steps="all"; got "last"'
+            )
         self.goal = goal[key].flatten(1).unsqueeze(1)  # [B, 1, D]
-        self.key, self.steps, self.order = key, steps, 2 if norm == "l2" else 1
-        self.divisor = self.goal.shape[-1] if norm == "mean_l1" else 1
+        self.key, self.steps, self.discount = key, steps, discount
+        self.distance = DISTANCES[norm]
 
     def __call__(
         self, states: TensorDict, actions: Float[Tensor, "*S B H A"]
     ) -> Float[Tensor, "*S B"]:
         latents = states[self.key].flatten(states.batch_dims)
         if self.steps == "last":
-            latents = latents[..., -1:, :]
-        away = torch.linalg.vector_norm(latents - self.goal, ord=self.order, dim=-1)
-        return away.mean(dim=-1) / self.divisor
+            return self.distance(latents[..., -1:, :], self.goal).squeeze(-1)
+        return discounted_mean(self.distance(latents, self.goal), self.discount)
 
 
 class ActionEffort(ComposableEnergy):
@@ -96,3 +103,31 @@ class ActionEffort(ComposableEnergy):
         self, states: TensorDict, actions: Float[Tensor, "*S B H A"]
     ) -> Float[Tensor, "*S B"]:
         return actions.square().sum(dim=-1).mean(dim=-1)
+
+
+class ActionSmoothness(ComposableEnergy):
+    """Mean squared length of the differences between one action and the next; 0 without any.
+
+    Args:
+        last: the action that was carried out last: then the first difference is from it.
+    """
+
+    def __init__(self, last: Float[Tensor, "B A"] | None = None) -> None:
+        self.last = last
+
+    def __call__(
+        self, states: TensorDict, actions: Float[Tensor, "*S B H A"]
+    ) -> Float[Tensor, "*S B"]:
+        if self.last is not None:
+            last = self.last.unsqueeze(1).expand_as(actions[..., :1, :])
+            actions = torch.cat([last, actions], dim=-2)
+        changes = actions.diff(dim=-2).square().sum(dim=-1)
+        return changes.sum(dim=-1) / max(1, changes.shape[-1])
+
+
+def discounted_mean(values: Float[Tensor, "*S H"], discount: float) -> Float[Tensor, "*S"]:
+    """Mean over the steps t = 0, 1, ... with weights discount^t."""
+    if discount == 1:
+        return values.mean(dim=-1)
+    weights = discount ** torch.arange(values.shape[-1], dtype=values.dtype, device=values.device)
+    return values @ (weights / weights.sum())

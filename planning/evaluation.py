@@ -120,7 +120,7 @@ def record(
         if step % agent.repeat == 0:
             frames.append(observation["observation"][episode])
             positions.append(info["position"][episode])
-            imagined.append(agent.imagined(observation)[episode])
+            imagined.append(agent.imagined()[episode])
         observation, _, terminated, truncated, info = env.step(actions)
         if terminated[episode] or truncated[episode]:
             break
@@ -137,18 +137,28 @@ def energy_landscape(
     world_model: WorldModel,
     state: TensorDict,
     energy: Energy,
-    actions: Float[Tensor, "B H 2"],
+    actions: Float[Tensor, "B H A"],
     space: ActionSpace,
     resolution: int = 21,
+    *,
+    across: tuple[int, int] = (0, 0),
+    up: tuple[int, int] = (0, 1),
 ) -> Float[Tensor, "B R R"]:
-    """Energy of plans whose first action is replaced by each point of a grid over the box.
+    """Energy of plans in which two numbers are replaced by each point of a grid over the box.
 
-    Indexed [episode, second component, first component], both from low to high: as an image
-    with y down, it is drawn as it would move the dot.
+    Indexed [episode, `up`, `across`], both from low to high: as an image with y down, the first
+    action of a dot is drawn as it would move the dot.
+
+    Args:
+        actions: the plans.
+        across, up: which numbers: (step, component) each.
     """
+    if across == up:
+        raise ValueError(f"a landscape needs two different numbers of a plan; got {across} twice")
     ticks = torch.linspace(-1, 1, resolution, device=actions.device)
-    second, first = torch.meshgrid(ticks, ticks, indexing="ij")
-    grid = space.centre + space.radius * torch.stack([first, second], dim=-1).flatten(0, 1)
-    plans = actions.repeat(len(grid), 1, 1, 1)
-    plans[:, :, 0] = grid[:, None]
-    return score(world_model, state, energy, plans).T.unflatten(1, (resolution, resolution))
+    plans = actions.repeat(resolution, resolution, 1, 1, 1)
+    for (step, component), shape in ((up, (-1, 1, 1)), (across, (1, -1, 1))):
+        values = space.centre[component] + space.radius[component] * ticks
+        plans[..., step, component] = values.view(shape)
+    energies = score(world_model, state, energy, plans.flatten(0, 1))
+    return energies.T.unflatten(1, (resolution, resolution))

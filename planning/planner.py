@@ -21,13 +21,16 @@ def unroll(
     state: TensorDict,
     actions: Float[Tensor, "*S B H A"],
 ) -> TensorDict:
-    """States [*S, B, H] by repeated steps; the rollout of any model that has no faster one."""
+    """States [*S, B, H] by repeated steps; the rollout of any model that has no faster one.
+
+    Their entry `memory`, if there is one, is dropped: see `WorldModel.rollout`.
+    """
     *plans, horizon, _ = actions.shape
     state = state.expand(*plans).reshape(-1)
     states: list[TensorDict] = []
     for action in actions.flatten(0, -3).unbind(dim=1):
         state = step(state, action)
-        states.append(state)
+        states.append(state.exclude("memory"))
     return TensorDict.stack(states, dim=1).reshape(*plans, horizon)
 
 

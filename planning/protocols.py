@@ -37,8 +37,21 @@ class WorldModel(Protocol):
         """The states [*S, B, H] after each action of S sequences for every environment.
 
         All of an environment's sequences start from its one state, so that what they share is
-        computed once; only the model knows what that is. See `planner.unroll`.
+        computed once; only the model knows what that is. What only the model needs to go on, such
+        as a recurrent state, is the entry `memory`, which these states need not have. See
+        `planner.unroll`.
         """
+        ...
+
+
+@runtime_checkable
+class Remembering(WorldModel, Protocol):
+    """A world model whose states know more of the past than one observation shows."""
+
+    def observe(
+        self, state: TensorDict, action: Float[Tensor, "B A"], observation: Any
+    ) -> TensorDict:
+        """The states [B] after an action was carried out and this observation came of it."""
         ...
 
 

@@ -1,28 +1,73 @@
-"""Training of the latent dynamics with Lightning: many steps foreseen from one latent."""
+"""Training of latent dynamics with Lightning: foreseen step by step, or from what came before."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytorch_lightning as lightning
 import torch
 from jaxtyping import Float
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from .planner import unroll
+from .calibration import gaussian_nll
+from .dynamics import Dynamics
+
+
+def squared_distance(states: TensorDict, truth: Float[Tensor, "B L D"]) -> Float[Tensor, "B L"]:
+    """Of the foreseen latents from those that came."""
+    return (states["latent"] - truth).square().sum(dim=-1)
+
+
+def negative_log_likelihood(
+    states: TensorDict, truth: Float[Tensor, "B L D"]
+) -> Float[Tensor, "B L"]:
+    """Of the latents that came, under the foreseen Gaussians; in nats."""
+    return gaussian_nll(states["latent"], states["variance"], truth).sum(dim=-1)
+
+
+def foresight_loss(
+    dynamics: Dynamics,
+    latents: Float[Tensor, "B L1 D"],
+    actions: Float[Tensor, "B L A"],
+    *,
+    error: Callable[[TensorDict, Tensor], Tensor] = squared_distance,
+    rollout: float = 1.0,
+    teacher_forced: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Mean error over the L steps, in two ways, weighted and added up.
+
+    Args:
+        error: of states [B, L] and the latents that came.
+        rollout: weight where each step is foreseen from the last, all from the first latent.
+        teacher_forced: weight where each step is foreseen from the latents that came.
+    """
+    loss, truth = latents.new_zeros(()), latents[:, 1:]
+    if rollout:
+        states = dynamics.rollout(dynamics.start(latents[:, 0]), actions)
+        loss = loss + rollout * error(states, truth).mean(dim=0).mean()
+    if teacher_forced:
+        states = dynamics.follow(latents[:, :-1], actions)
+        loss = loss + teacher_forced * error(states, truth).mean(dim=0).mean()
+    return loss
 
 
 class DynamicsTraining(lightning.LightningModule):
     """Trains `dynamics` on windows of latents [B, L + 1, D] and actions [B, L, A].
 
-    The loss is the mean over the L steps, each foreseen from the last, of the squared distance
-    to the latent that came; latents have unit mean square distance from their mean, so that 1
-    is the error of foreseeing the mean. Adam, linear warm-up and cosine decay to 0.
+    By default the loss is the mean over the L steps, each foreseen from the last, of the squared
+    distance to the latent that came; latents have unit mean square distance from their mean, so
+    that 1 is the error of foreseeing the mean. A Gaussian head learns by
+    `negative_log_likelihood`, teacher-forced: its variance is that of one step. Adam, linear
+    warm-up and cosine decay to 0.
 
     Args:
-        dynamics: (latent, action) to the next latent.
+        dynamics: of latents; all members of an `Ensemble` learn at once, each from its own weights
+            and all from the same windows (Lakshminarayanan et al. 2017, arXiv:1612.01474).
+        error, rollout, teacher_forced: see `foresight_loss`.
         learning_rate: highest.
         weight_decay: of AdamW.
         warmup: share of the steps.
@@ -30,27 +75,37 @@ class DynamicsTraining(lightning.LightningModule):
 
     def __init__(
         self,
-        dynamics: nn.Module,
+        dynamics: Dynamics,
         *,
+        error: Callable[[TensorDict, Tensor], Tensor] = squared_distance,
+        rollout: float = 1.0,
+        teacher_forced: float = 0.0,
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-4,
         warmup: float = 0.05,
     ) -> None:
         super().__init__()
+        if min(rollout, teacher_forced) < 0 or rollout + teacher_forced == 0:
+            raise ValueError(
+                "rollout and teacher_forced are weights, not both 0; got "
+                f"{rollout} and {teacher_forced}"
+            )
         self.dynamics = dynamics
+        self.loss = partial(
+            foresight_loss, error=error, rollout=rollout, teacher_forced=teacher_forced
+        )
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
 
     def errors(
         self, latents: Float[Tensor, "B L1 D"], actions: Float[Tensor, "B L A"]
     ) -> Float[Tensor, " L"]:
-        """Mean squared distance after 1 ... L steps."""
-        start = TensorDict({"latent": latents[:, 0]}, batch_size=[len(latents)])
-        states = unroll(self._step, start, actions)
-        return (states["latent"] - latents[:, 1:]).square().sum(dim=-1).mean(dim=0)
+        """Mean squared distance after 1 ... L steps, each foreseen from the last."""
+        states = self.dynamics.rollout(self.dynamics.start(latents[:, 0]), actions)
+        return squared_distance(states, latents[:, 1:]).mean(dim=0)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """`batch` has `observations` (here latents) and `actions`."""
-        loss = self.errors(batch["observations"], batch["actions"]).mean()
+        loss = self.dynamics.learn(self.loss, batch["observations"], batch["actions"])
         self.log("dynamics/loss", loss)
         return loss
 
@@ -79,7 +134,3 @@ class DynamicsTraining(lightning.LightningModule):
             "optimizer": adam,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
-
-    def _step(self, state: TensorDict, action: Tensor) -> TensorDict:
-        latent = self.dynamics(state["latent"], action)
-        return TensorDict({"latent": latent}, batch_size=state.batch_size)

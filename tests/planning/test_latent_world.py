@@ -15,12 +15,13 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.planning.agent import PlanningAgent, RandomAgent, action_space_of
 from jepa.planning.cem import CEM
-from jepa.planning.dynamics import world_model
+from jepa.planning.dynamics import LatentWorldModel, Scales, world_model
 from jepa.planning.energies import GoalDistance
 from jepa.planning.evaluation import energy_landscape, evaluate, record
 from jepa.planning.oracle import TrueDynamics, WayToGoal
 from jepa.planning.projection import SlowFeatures, cosines, fit_projection
 from jepa.planning.readout import LinearReadout, distance_correlation
+from jepa.planning.recurrent import GRU
 from jepa.planning.training import DynamicsTraining
 from jepa.planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 
@@ -154,6 +155,44 @@ def test_a_decision_is_held_and_the_next_plan_starts_from_the_last():
     held = [agent.act(observation) for _ in range(5)]
     assert all((action == held[0]).all() for action in held[:4])
     assert (held[4] != held[0]).any()
+
+
+def test_the_agent_tells_a_model_that_remembers_what_was_done_and_what_came_of_it():
+    """The state of each decision is that of the whole history, and the plan starts from it."""
+    env, model = TwoRoomsVectorEnv(2), tiny_model()
+    torch.manual_seed(0)
+    scales = Scales(model.projection.spread, torch.ones(2))
+    model = LatentWorldModel(
+        encoder=model.encoder, projection=model.projection, dynamics=GRU(scales, hidden=8)
+    )
+    agent = PlanningAgent(
+        world_model=model,
+        planner=CEM(horizon=3, samples=8, iterations=1, elites=2),
+        action_space=action_space_of(env.single_action_space),
+        energy=GoalDistance,
+        repeat=2,
+    )
+    observation, _ = env.reset(seed=0)
+    frames, actions = [], []
+    for step in range(6):
+        action = agent.act(observation)
+        if step % 2 == 0:
+            frames.append(torch.as_tensor(observation["observation"]))
+            actions.append(torch.as_tensor(action))
+        observation, *_ = env.step(action)
+    state, plan = agent.decision
+    latents = torch.stack([model.encode(frame)["latent"] for frame in frames], dim=1)
+    after = model.dynamics.follow(latents, torch.stack(actions, dim=1))["latent"][:, -1]
+    assert torch.allclose(state["latent"], latents[:, -1], atol=1e-5)
+    assert torch.allclose(model.rollout(state, plan.actions)["latent"][:, 0], after, atol=1e-5)
+    alone = model.rollout(model.encode(frames[-1]), plan.actions)["latent"][:, 0]
+    assert not torch.allclose(alone, after, atol=1e-4)
+    assert torch.equal(
+        agent.imagined()["latent"][:, 0], model.rollout(state, plan.actions)["latent"][:, 0]
+    )
+    agent.reset()
+    agent.act(observation)
+    assert (agent.decision[0]["memory"] == 0).all()
 
 
 def test_recording_and_landscape_have_the_stated_shapes():

@@ -13,22 +13,13 @@ from tensordict import TensorDict
 
 from jepa.planning.categorical_cem import CategoricalCEM
 from jepa.planning.cem import CEM
-from jepa.planning.energies import ActionEffort, ComposableEnergy, GoalDistance
+from jepa.planning.energies import ActionEffort, ComposableEnergy
 from jepa.planning.gradient import GradientPlanner
 from jepa.planning.hybrid import Hybrid
-from jepa.planning.icem import ICEM, adapted
+from jepa.planning.icem import ICEM
 from jepa.planning.mppi import MPPI
 from jepa.planning.planner import unroll
 from jepa.planning.protocols import ActionSpace, Plan, Planner, WarmStart
-from jepa.planning.sampling import (
-    Elite,
-    Gaussian,
-    geometric,
-    log_ranks,
-    power_law,
-    shares,
-    weighted,
-)
 from jepa.planning.shooting import RandomShooting
 
 H, A = 5, 2
@@ -298,157 +289,6 @@ def test_the_deviation_of_a_warm_start_is_where_the_search_begins():
         one = replace(planner, iterations=1)
         plan = one.plan(Linear(), state, energy, box(1.0), narrow, torch.Generator().manual_seed(0))
         assert 0 < plan.actions.abs().max() < 1e-3
-
-
-def elite(count=4, batch=2):
-    generator = torch.Generator().manual_seed(3)
-    actions = torch.randn(count, batch, H, A, generator=generator)
-    energy = torch.rand(count, batch, generator=generator).sort(dim=0).values
-    energy[-1, 0] = torch.inf
-    return Elite(actions, energy)
-
-
-def test_refitting_against_numpy():
-    some, old = elite(), Gaussian(torch.zeros(2, H, A), torch.ones(2, H, A))
-    weight = torch.tensor([4.0, 3.0, 2.0, 1.0])[:, None].expand(4, 2)
-    new = weighted(old, some, weight)
-    for b, finite in enumerate((3, 4)):
-        w = np.array([4.0, 3.0, 2.0, 1.0][:finite])
-        x = some.actions[:finite, b].double().numpy()
-        mean = np.average(x, axis=0, weights=w)
-        std = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w))
-        assert np.allclose(new.mean[b], mean, atol=1e-6)
-        assert np.allclose(new.std[b], std, atol=1e-6)
-    nothing = Elite(some.actions, torch.full((4, 2), torch.inf))
-    kept = weighted(old, nothing, weight)
-    assert torch.equal(kept.mean, old.mean)
-    assert torch.equal(kept.std, old.std)
-
-
-def test_log_rank_weights_are_those_of_the_tutorial():
-    weight = log_ranks(elite())
-    assert torch.allclose(weight[:, 1], torch.tensor([4.5 / i for i in (1, 2, 3, 4)]).log())
-    assert torch.allclose(shares(elite(), weight).sum(dim=0), torch.ones(2))
-
-
-def test_the_learnt_correlation_against_numpy():
-    some, root, adapt = elite(), geometric(H, 0.6), 0.4
-    share = shares(some, log_ranks(some))
-    found = adapted(root, some.actions, share, adapt)
-    old = (root @ root.T).double().numpy()
-    for b in range(2):
-        w, x = share[:, b].double().numpy(), some.actions[:, b].double().numpy()
-        unit = x / np.sqrt(np.einsum("k,kha->ha", w, x**2))
-        wanted = np.einsum("k,kia,kja->ij", w, unit, unit) / A
-        assert np.allclose(np.diag(wanted), 1)
-        new = (1 - adapt) * old + adapt * wanted + 1e-4 * np.eye(H)
-        assert np.allclose((found[b] @ found[b].T).numpy(), new, atol=1e-5)
-    none = adapted(root, some.actions, torch.zeros(4, 2), adapt)
-    assert np.allclose((none[0] @ none[0].T).numpy(), old, atol=2e-4)
-    still = adapted(root, torch.zeros(4, 2, H, A), torch.full((4, 2), 0.25), adapt)
-    assert still.isfinite().all()
-
-
-def test_coloured_noise_has_the_stated_correlation():
-    wanted = 0.8 ** torch.tensor([[abs(i - j) for j in range(H)] for i in range(H)])
-    assert torch.allclose(geometric(H, 0.8) @ geometric(H, 0.8).T, wanted, atol=1e-6)
-    white = torch.randn(40_000, 1, H, A, generator=torch.Generator().manual_seed(0))
-    drawn = Gaussian(torch.zeros(1, H, A), torch.ones(1, H, A), geometric(H, 0.8)).draw(white)
-    assert np.abs(np.corrcoef(drawn[:, 0, :, 0].T) - wanted.numpy()).max() < 0.02
-
-
-@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
-def test_power_law_noise_against_the_fast_fourier_transform(beta):
-    horizon = 12
-    root = power_law(horizon, beta).double().numpy()
-    power = np.maximum(np.arange(horizon + 1), 1.0) ** -beta
-    circle = np.fft.irfft(power)  # the autocovariance of noise of period 2 horizon
-    wanted = circle[:horizon] / circle[0]
-    for i in range(horizon):
-        for j in range(horizon):
-            assert (root @ root.T)[i, j] == pytest.approx(wanted[abs(i - j)], abs=1e-5)
-    assert np.allclose(power_law(horizon, 0.0), np.eye(horizon), atol=1e-6)
-
-
-class Counter(Linear):
-    """The latent adds up the numbers of the discrete actions taken, times the step's weight."""
-
-    def step(self, state, action):
-        taken = action @ torch.arange(action.shape[-1], dtype=action.dtype)
-        latent = 1.7 * state["latent"] + taken[:, None] - 1
-        return TensorDict({"latent": latent}, batch_size=state.batch_size)
-
-
-def test_discrete_plans_are_the_best_of_all_sequences():
-    count, horizon = 3, 4
-    state = Linear().encode(torch.tensor([[0.3], [-0.4]]))
-    energy = SquaredDistance(torch.tensor([[3.21], [-2.1]]))
-    grid = torch.cartesian_prod(*[torch.arange(count)] * horizon)
-    every = torch.nn.functional.one_hot(grid, count).float()
-    planner = CategoricalCEM(horizon=horizon, samples=64, iterations=8, elites=8)
-    space = ActionSpace.one_of(count)
-    plan = planner.plan(Counter(), state, energy, space, None, torch.Generator().manual_seed(0))
-    for b in range(2):
-        states = Counter().rollout(state[b : b + 1].expand(len(every)), every)
-        least = (states["latent"][:, -1] - energy.goal[b]).square().sum(-1).min()
-        assert plan.energy[b].item() == pytest.approx(least.item(), abs=1e-5)
-    assert torch.equal(plan.actions.sum(dim=-1), torch.ones(2, horizon))
-    assert ((plan.actions == 0) | (plan.actions == 1)).all()
-    again = planner.plan(
-        Counter(), state, energy, space, plan.later(), torch.Generator().manual_seed(1)
-    )
-    assert again.actions.shape == plan.actions.shape
-    alone = [
-        planner.plan(
-            Counter(), state[[b]], SquaredDistance(energy.goal[[b]]), space, None,
-            [torch.Generator().manual_seed(b)],
-        )
-        for b in range(2)
-    ]  # fmt: skip
-    both = planner.plan(
-        Counter(), state, energy, space, None, [torch.Generator().manual_seed(b) for b in range(2)]
-    )
-    assert torch.equal(both.actions, torch.cat([one.actions for one in alone]))
-    with pytest.raises(ValueError, match="discrete actions"):
-        planner.plan(Counter(), state, energy, box(1.0), None, torch.Generator())
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "mean_l1"])
-@pytest.mark.parametrize("steps", ["last", "all"])
-def test_energies_against_loops_and_with_sample_dimensions(norm, steps):
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(4, 3, H, 2, generator=generator)
-    actions = torch.randn(4, 3, H, A, generator=generator)
-    goal = torch.randn(3, 2, generator=generator)
-    states = TensorDict({"latent": latents}, batch_size=[4, 3, H])
-    distance = GoalDistance(TensorDict({"latent": goal}, batch_size=[3]), norm=norm, steps=steps)
-    found = (0.7 * distance + ActionEffort() * 0.1)(states, actions)
-    for s in range(4):
-        for b in range(3):
-            gaps = (latents[s, b] - goal[b]).double().numpy()
-            lengths = np.linalg.norm(gaps, ord=2 if norm == "l2" else 1, axis=1)
-            lengths /= gaps.shape[1] if norm == "mean_l1" else 1
-            away = lengths[-1] if steps == "last" else lengths.mean()
-            effort = (actions[s, b].double().numpy() ** 2).sum() / H
-            assert found[s, b].item() == pytest.approx(0.7 * away + 0.1 * effort, rel=1e-5)
-    alone = (0.7 * distance + ActionEffort() * 0.1)(states[0], actions[0])
-    assert torch.allclose(alone, found[0])
-
-
-@pytest.mark.parametrize("norm", ["l1", "l2", "mean_l1"])
-def test_the_distance_of_token_grids_is_over_all_of_their_numbers(norm):
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(4, 3, H, 6, 2, generator=generator)
-    goal = torch.randn(3, 6, 2, generator=generator)
-    flat, grid = (
-        GoalDistance(TensorDict({"latent": g}, batch_size=[3]), norm=norm)(
-            TensorDict({"latent": t}, batch_size=[4, 3, H]), torch.zeros(4, 3, H, A)
-        )
-        for g, t in ((goal.flatten(1), tokens.flatten(3)), (goal, tokens))
-    )
-    assert torch.equal(flat, grid)
-    mean = (tokens[:, :, -1] - goal).abs().mean(dim=(2, 3))
-    assert norm != "mean_l1" or torch.allclose(grid, mean)
 
 
 def test_wrong_numbers_are_refused():
