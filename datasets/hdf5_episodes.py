@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped
+from PIL import Image
 
 from .optional import optional
-from .trajectories import check_steps, per_action
+from .trajectories import PER_ACTION, check_steps, per_action
 
 log = logging.getLogger(__name__)
+
+JPEG = b"\xff\xd8\xff"  # how such files begin
 
 
 class HDF5Episodes:
@@ -84,14 +88,15 @@ class HDF5Episodes:
         found = group[first][low:high]  # one stretch: HDF5 is slow at picking rows
         if more and high > len(group[first]):
             found = np.concatenate([found, group[more[0]][-1:]])
-        return found[steps - low]
+        return decoded(found[steps - low])
 
 
 def minari(folder: str | Path) -> HDF5Episodes:
     """A Minari data set stored as HDF5: `DIR/data/main_data.hdf5`.
 
     Fields have Minari's names: `observations`, `actions`, `rewards`, `terminations`,
-    `truncations` and `infos`, dictionaries with dots. What is text is left out.
+    `truncations` and `infos`, dictionaries and tuples with dots. Text is left out; images that
+    are kept as JPEG are decoded.
     """
     folder = Path(folder)
     path = next(
@@ -108,8 +113,9 @@ def minari(folder: str | Path) -> HDF5Episodes:
         found = arrays_in(file[groups[0]]) if groups else {}
     if not groups:
         raise ValueError(f"{path} has no groups episode_0, episode_1, ...: is it Minari's?")
-    known = ("observations", *("actions", "rewards", "terminations", "truncations"), "infos")
-    fields = {name: [part] for part, name in found.items() if name.partition(".")[0] in known}
+    known = ("observations", *PER_ACTION, "infos")
+    names = {part: name.replace("._index_", ".") for part, name in found.items()}
+    fields = {name: [part] for part, name in names.items() if name.partition(".")[0] in known}
     return HDF5Episodes(path, groups, fields)
 
 
@@ -161,12 +167,13 @@ def numbered(group: Mapping[str, Any], start: str) -> list[str]:
 
 
 def arrays_in(group: Any) -> dict[str, str]:
-    """Places of all data sets of numbers below a group, with dotted names."""
+    """Places of all data sets of numbers, or of images, below a group, with dotted names."""
     found, left_out = {}, []
 
     def visit(place: str, item: Any) -> None:
         if hasattr(item, "dtype"):
-            if item.dtype.kind in "biuf" and item.shape:
+            bytes_of_images = (item.dtype.metadata or {}).get("vlen") == np.uint8
+            if (item.dtype.kind in "biuf" or bytes_of_images) and item.shape:
                 found[place] = place.replace("/", ".")
             else:
                 left_out.append(place)
@@ -175,6 +182,14 @@ def arrays_in(group: Any) -> dict[str, str]:
     if left_out:
         log.info("%s: no numbers, left out: %s", group.name, ", ".join(left_out))
     return found
+
+
+def decoded(found: np.ndarray) -> np.ndarray:
+    """Rows as they are, or images [n, H, W, C] where the rows are the bytes of JPEG files."""
+    encoded = found.dtype == object or (found.dtype == np.uint8 and found.ndim == 2)
+    if not encoded or bytes(found[0][:3]) != JPEG:
+        return found
+    return np.stack([np.asarray(Image.open(io.BytesIO(row.tobytes()))) for row in found])
 
 
 def row_count(path: Path, file: Any, place: str) -> int:

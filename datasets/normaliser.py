@@ -109,7 +109,7 @@ def moments(
     count = int(rows(name, data.lengths[episodes]).sum())
     if not count:
         raise ValueError("no episodes to fit the normaliser on")
-    mean = sum(vectors(number).sum(axis=0) for number in episodes.tolist()) / count
-    squares = sum(((vectors(n) - mean) ** 2).sum(axis=0) for n in episodes.tolist()) / count
-    std = np.sqrt(squares)
+    numbers = episodes.tolist()
+    mean = np.sum([vectors(n).sum(axis=0) for n in numbers], axis=0) / count
+    std = np.sqrt(np.sum([((vectors(n) - mean) ** 2).sum(axis=0) for n in numbers], axis=0) / count)
     return mean, np.where(std > 1e-8 * np.abs(mean), std, 1.0)

@@ -52,6 +52,8 @@ class EpisodeArrays:
 
     def __init__(self, lengths: Int64[np.ndarray, " E"], arrays: Episode) -> None:
         self.lengths, self.arrays = lengths, dict(arrays)
+        before = np.cumsum(lengths) - lengths
+        self._first = {True: before, False: before + np.arange(len(lengths))}
         for name, array in self.arrays.items():
             wanted = int(rows(name, lengths).sum())
             if len(array) != wanted:
@@ -76,9 +78,8 @@ class EpisodeArrays:
     ) -> Shaped[np.ndarray, "B n ..."]:
         """See `Trajectories`."""
         check_steps(self, name, episodes, steps)
-        counts = rows(name, self.lengths)
-        first = np.cumsum(counts) - counts
-        return np.asarray(self.arrays[name][first[episodes][:, None] + steps])
+        first = self._first[per_action(name)][episodes]
+        return np.asarray(self.arrays[name][first[:, None] + steps])
 
 
 def per_action(name: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,6 +17,7 @@ from jepa.datasets.trajectories import Trajectories, read_episode
 from jepa.datasets.trajectory_sources import open_trajectories
 from jepa.datasets.windows import Windows
 
+FIXTURES = Path(__file__).parent.parent / "fixtures"
 LENGTHS = (4, 7, 2)
 RANDOM = np.random.default_rng(0)
 
@@ -67,6 +70,34 @@ def test_minari(tmp_path):
     ]
     wanted = [episode | more for episode, more in zip(EPISODES, extra, strict=True)]
     same(open_trajectories(f"minari:{tmp_path}"), wanted)
+
+
+def test_minari_as_minari_writes_it(tmp_path):
+    """Three episodes n of 2 + n steps, recorded by minari 0.5.4 with its DataCollector."""
+    (tmp_path / "data").mkdir()
+    packed = FIXTURES / "minari_0.5.4.hdf5.gz"
+    (tmp_path / "data/main_data.hdf5").write_bytes(gzip.decompress(packed.read_bytes()))
+    data = open_trajectories(f"minari:{tmp_path}")
+    assert data.lengths.tolist() == [2, 3, 4]
+    for n in range(3):
+        found, t = read_episode(data, n), np.arange(3.0 + n)
+        pictures = np.zeros((3 + n, 32, 40, 3)) + (60 + 10 * n + t)[:, None, None, None]
+        if n == 1:
+            pictures[1::2, :16] += 100  # such pictures have files of different sizes
+        assert np.abs(found.pop("observations.pixels") - pictures).max() <= 3  # JPEG
+        done = np.arange(2 + n) == 1 + n
+        wanted = {
+            "observations.pose.0": np.stack([np.full(3 + n, n), t / 4], axis=1),
+            "observations.pose.1": t,
+            "infos.depth": n + t / 8,
+            "infos.inner.where": np.stack([np.full(3 + n, n), t], axis=1),
+            "actions": np.stack([np.full(2 + n, n / 4), t[:-1] / 4], axis=1),
+            "rewards": n + t[1:] / 2,
+            "terminations": done & (n != 1),
+            "truncations": done & (n == 1),
+        }
+        assert found.keys() == wanted.keys()
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 def write_robomimic(path, *, after):
