@@ -25,15 +25,15 @@ def lerobot(folder: str | Path) -> VideoEpisodes:
 
     `action` becomes `actions`, `observation.NAME` `observations.NAME`, `next.reward` `rewards`,
     `next.done` `terminations`; `timestamp` and `task_index` are in `infos`. LeRobot keeps no
-    observation after an episode's last action, so that action is left out. So are images that are
-    inside of the parquet files.
+    observation after an episode's last action, so that action is left out. So are images and
+    matrices inside of the parquet files.
 
     Raises FileNotFoundError for another folder or lost files, ValueError for damaged ones.
     """
     folder = Path(folder)
     info = read_info(folder)
     features: dict[str, dict[str, Any]] = info["features"]
-    fields = {key: name for key in features if (name := field_of(key, features[key]["dtype"]))}
+    fields = {key: name for key in features if (name := field_of(key, features[key]))}
     table = read_parquet(folder / "data", ["episode_index", "frame_index", *fields])
     order = np.lexsort((table["frame_index"], table["episode_index"]))
     numbers, frames = np.unique(table["episode_index"], return_counts=True)
@@ -72,12 +72,12 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def field_of(key: str, dtype: str) -> str:
+def field_of(key: str, feature: dict[str, Any]) -> str:
     """Our name of one of LeRobot's features; "" for what is no field or cannot be read."""
-    if dtype == "image":
-        log.warning("%s is stored as images inside of parquet files, and is left out", key)
+    if feature["dtype"] in ("video", "string"):
         return ""
-    if dtype in ("video", "string"):
+    if feature["dtype"] == "image" or len(feature["shape"]) > 1:
+        log.warning("%s is left out: images or matrices inside of parquet files", key)
         return ""
     if key.startswith("observation."):
         return key.replace("observation.", "observations.", 1)

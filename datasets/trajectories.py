@@ -51,10 +51,10 @@ class EpisodeArrays:
     """
 
     def __init__(self, lengths: Int64[np.ndarray, " E"], arrays: Episode) -> None:
-        self.lengths, self.arrays = lengths, dict(arrays)
+        self.lengths, self.arrays = lengths, arrays
         before = np.cumsum(lengths) - lengths
         self._first = {True: before, False: before + np.arange(len(lengths))}
-        for name, array in self.arrays.items():
+        for name, array in arrays.items():
             wanted = int(rows(name, lengths).sum())
             if len(array) != wanted:
                 raise ValueError(

@@ -8,10 +8,11 @@ each episode, and one flat array per field, `observations.npy` [sum(T + 1), ...]
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,7 @@ from .trajectories import Episode, EpisodeArrays, check_steps, groups_of, length
 
 ABOUT, VERSION, LENGTHS = "about.json", 2, "lengths"
 UNFINISHED, LOCK = ".unfinished", ".lock"
+MOST_MAPS = 128  # each keeps a file open, of which systems allow a process 256 or 1024
 
 
 class StoredTrajectories:
@@ -39,6 +41,7 @@ class StoredTrajectories:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.about: dict[str, Any] = read_header(self.folder)["about"]
+        self._mapped = functools.lru_cache(MOST_MAPS)(mapped)
         self._shards: list[EpisodeArrays] = []
         self._lengths = np.zeros(0, dtype=np.int64)
         self.refresh()
@@ -49,7 +52,7 @@ class StoredTrajectories:
     def refresh(self) -> int:
         """Takes up the shards that have become complete; returns how many episodes there are."""
         while (path := shard_path(self.folder, len(self._shards))).is_dir():
-            shard = read_shard(path)
+            shard = read_shard(path, self._mapped)
             if self._shards and set(shard.names) != set(self.names):
                 raise ValueError(
                     f"{path} has the fields {', '.join(sorted(shard.names))}, but the shards "
@@ -121,8 +124,17 @@ class TrajectoryWriter:
         self._lock = open(self.folder / LOCK, "w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._go_on()
         except BlockingIOError as error:
+            self._lock.close()
             raise ValueError(f"another process is writing to {self.folder}") from error
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def _go_on(self) -> None:
+        """Takes up what is there."""
         if (self.folder / ABOUT).is_file():
             begun = read_header(self.folder)
             if begun != self._header:
@@ -137,7 +149,6 @@ class TrajectoryWriter:
         self._shards, self._stored = len(stored._shards), len(stored.lengths)
         if stored.names:
             self._form = form_of(stored._shards[0].arrays)
-        return self
 
     def __exit__(
         self,
@@ -194,15 +205,38 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def read_shard(path: Path) -> EpisodeArrays:
-    """One shard, memory-mapped. Raises ValueError where it is damaged."""
+def mapped(path: Path) -> np.ndarray:
+    """The array of a file, memory-mapped."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+class MappedArrays(Mapping[str, np.ndarray]):
+    """The arrays in a folder by name, mapped when they are asked for."""
+
+    def __init__(self, folder: Path, mapped: Callable[[Path], np.ndarray]) -> None:
+        self._mapped = mapped
+        self._paths = {path.stem: path for path in sorted(folder.glob("*.npy"))}
+        self._paths.pop(LENGTHS, None)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._mapped(self._paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def read_shard(path: Path, mapped: Callable[[Path], np.ndarray]) -> EpisodeArrays:
+    """One shard. Raises ValueError where it is damaged."""
     try:
-        arrays = {
-            file.name.removesuffix(".npy"): np.load(file, mmap_mode="r", allow_pickle=False)
-            for file in sorted(path.glob("*.npy"))
-        }
-        return EpisodeArrays(np.array(arrays.pop(LENGTHS)), arrays)
-    except (KeyError, ValueError, EOFError, OSError) as error:
+        lengths = np.load(path / f"{LENGTHS}.npy", allow_pickle=False)
+        arrays = MappedArrays(path, mapped)
+        for name in arrays:
+            arrays[name]  # what is damaged is found now, not in the middle of a training
+        return EpisodeArrays(lengths, arrays)
+    except (ValueError, EOFError, OSError) as error:
         raise ValueError(
             f"the shard {path} is damaged ({error}): delete it and all after it, and collect again"
         ) from error

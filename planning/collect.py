@@ -30,8 +30,8 @@ def play(
 
     Args:
         env: with any of gymnasium's autoreset modes.
-        policy: an agent, which is reset once before the first step, or what takes a batch of
-            observations to actions.
+        policy: an agent, or what takes a batch of observations to actions. An agent is reset once,
+            before the first step; one that remembers its episode is right with one round only.
         seed: of the environment's first reset.
         rounds: episodes per copy.
         infos: entries of `info` to be kept, which every reset and step must give.
@@ -109,7 +109,7 @@ def final(info: Mapping[str, Any], names: Sequence[str], copy: int) -> Row:
         if isinstance(last, Mapping)
         else dict(leaves("observations", last[copy]))
     )
-    return shown | told(info["final_info"], names, copy)
+    return shown | told(info.get("final_info", {}), names, copy)
 
 
 def told(info: Mapping[str, Any], names: Sequence[str], copy: int) -> Row:

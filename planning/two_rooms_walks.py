@@ -49,15 +49,13 @@ def random_walks(
         seed: of layouts, starts and actions.
         correlation: of neighbouring actions, in [0, 1).
         batch: episodes in memory at once.
-        first: number of the first episode that is yielded; a multiple of `batch`.
+        first: number of the first episode that is yielded.
 
     Yields:
         `observations` uint8 [T + 1, H, W, 3], `actions` float32 [T, 2] in px per step, and
         `infos.position` float32 [T + 1, 2] in px, the truth, for measurements only.
     """
-    if first % batch:
-        raise ValueError(f"walks are made {batch} at a time; cannot begin at episode {first}")
-    for start in range(first, episodes, batch):
+    for start in range(first - first % batch, episodes, batch):
         count = min(batch, episodes - start)
         generator = seeds.generator(seed, "collect", start)
         layout = rooms.layouts(count, generator)
@@ -75,5 +73,5 @@ def random_walks(
             "actions": actions.numpy(),
             "infos.position": torch.stack(positions, dim=1).numpy(),
         }
-        for episode in range(count):
+        for episode in range(max(first - start, 0), count):
             yield {name: field[episode] for name, field in fields.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,6 +60,10 @@ def collect(
         seed: of everything.
         resume: go on with the collection in `out`; complete shards are kept.
     """
+    if min(episodes, copies, rounds) < 1:
+        raise ValueError(
+            f"episodes, copies and rounds are at least 1; got {episodes}, {copies}, {rounds}"
+        )
     makers = [lambda: one_env(env, env_args or {}, max_steps, pixels)] * copies
     world = AsyncVectorEnv(makers) if processes else SyncVectorEnv(makers)
 
@@ -87,8 +90,10 @@ def collect(
     finally:
         world.close()
     data = StoredTrajectories(out)
-    print(f"{len(data.lengths)} episodes, {data.lengths.sum()} steps in {out}")
-    print(json.dumps({"fields": sorted(data.names)}))
+    print(
+        f"{len(data.lengths)} episodes of {data.lengths.mean():.1f} actions each in {out}, "
+        f"with {', '.join(data.names)}"
+    )
 
 
 def collect_into(
@@ -131,10 +136,8 @@ def collect_into(
     ):
         while len(writer) < episodes:
             shard_seed = seeds.derive(seed, "collect", len(writer) // size)
-            policy = policy_of(shard_seed)
-            for episode in play(env, policy, seed=shard_seed, rounds=rounds, infos=infos)[
-                : episodes - len(writer)
-            ]:
+            shard = play(env, policy_of(shard_seed), seed=shard_seed, rounds=rounds, infos=infos)
+            for episode in shard[len(writer) % size :][: episodes - len(writer)]:
                 writer.append(episode)
                 bar.update()
 

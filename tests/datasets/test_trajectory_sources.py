@@ -128,10 +128,13 @@ def test_robomimic(tmp_path, after):
 
 
 def write_table(path, columns):
+    def column(array):
+        if array.ndim == 1:
+            return array
+        return pyarrow.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(
-        pyarrow.table({k: v.tolist() if v.ndim > 1 else v for k, v in columns.items()}), path
-    )
+    parquet.write_table(pyarrow.table({k: column(v) for k, v in columns.items()}), path)
 
 
 def write_lerobot(folder, write, version):
@@ -222,6 +225,7 @@ def test_lerobot(tmp_path, write, shown, version):
         found = read_episode(data, number)
         for name in ("actions", "rewards", "terminations", "observations.state"):
             assert np.array_equal(found[name], wanted[name]), name
+            assert found[name].dtype == wanted[name].dtype
         assert np.allclose(found["infos.timestamp"], np.arange(LENGTHS[number] + 1) / 30)
         assert shown(found["observations.images.top"]) == list(videos[number])
     windows = Windows(data, length=2, skip=2, names=["observations.images.top"])

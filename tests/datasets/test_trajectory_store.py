@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_killed_and_gone_on_with_the_bytes_are_the_same(tmp_path, owner, functio
     write(folder, 11, about={"seed": 3})
     assert contents(folder) == contents(tmp_path / "undisturbed")
     assert data.refresh() == 11
+
+
+def test_many_shards_need_few_open_files(tmp_path):
+    with TrajectoryWriter(tmp_path, shard_episodes=1) as writer:
+        for number in range(100):
+            writer.append(episode(number))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        windows = Windows(StoredTrajectories(tmp_path), length=1, names=list(episode(0)))
+        batch = windows[list(range(len(windows)))]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wanted = np.concatenate([episode(number)["actions"] for number in range(100)])
+    assert (batch["actions"][:, 0].numpy() == wanted).all()
 
 
 def test_an_error_loses_the_unfinished_shard_alone(tmp_path):

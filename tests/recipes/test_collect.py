@@ -9,11 +9,13 @@ import signal
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import SyncVectorEnv
 
 from jepa.datasets.trajectories import read_episode
 from jepa.datasets.trajectory_sources import open_trajectories
 from jepa.planning.agent import RandomAgent
+from jepa.planning.protocols import ActionSpace
 from jepa.recipes.cli import main
 from jepa.recipes.collect import collect_into
 
@@ -42,11 +44,6 @@ class Pictures(gymnasium.Env):
 
 
 gymnasium.register(id="test/Pictures-v0", entry_point=Pictures, max_episode_steps=9)
-
-
-def scripted(seed):
-    """A policy that adds one, whatever it sees."""
-    return lambda observation: np.ones((len(observation), 1), np.float32)
 
 
 def contents(folder):
@@ -116,16 +113,26 @@ def test_pictures_states_infos_and_a_policy_of_ones_own(tmp_path, monkeypatch):
 
 def test_more_episodes_are_added_to_those_there(tmp_path):
     env = SyncVectorEnv([lambda: gymnasium.make("test/Pictures-v0")] * 2)
-    collect_into(tmp_path / "twice", env, scripted, episodes=4)
-    collect_into(tmp_path / "twice", env, scripted, episodes=8)
-    collect_into(tmp_path / "once", env, scripted, episodes=8)
-    assert contents(tmp_path / "twice") == contents(tmp_path / "once")
+
+    def noisy(seed):
+        return RandomAgent(
+            action_space=ActionSpace(torch.zeros(1), torch.full((1,), 2.0)), seed=seed
+        )
+
+    for episodes in (3, 8):
+        collect_into(tmp_path / "twice", env, noisy, episodes=episodes, rounds=2)
+    collect_into(tmp_path / "once", env, noisy, episodes=8, rounds=2)
+    twice, once = (open_trajectories(str(tmp_path / name)) for name in ("twice", "once"))
+    for number in range(8):
+        found, wanted = read_episode(twice, number), read_episode(once, number)
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
         (["--env=NoSuch-v0"], "NoSuch"),
+        (["--env=CartPole-v1", "--rounds=0"], "at least 1; got 100, 8, 0"),
         (["--env=CartPole-v1", "--env_args.speed=3"], "unexpected keyword argument 'speed'"),
         (["--env=CartPole-v1", "--max_steps=0"], "to be positive"),
         (["--env=Acrobot-v1", "--correlation=1.0"], "0 <= correlation < 1"),
