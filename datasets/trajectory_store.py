@@ -167,7 +167,7 @@ class TrajectoryWriter:
     def append(self, episode: Episode) -> None:
         """One more episode: `observations`, `actions`, and any other fields; see `trajectories`."""
         length_of(episode)
-        if odd := [name for name in episode if not re.fullmatch(r"[\w.-]+", name)]:
+        if odd := [n for n in episode if not re.fullmatch(r"[\w.-]+", n) or n == LENGTHS]:
             raise ValueError(f"names of fields become names of files; these cannot: {odd}")
         form = form_of(episode)
         self._form = self._form or form

@@ -85,7 +85,7 @@ def collect(
             rounds=rounds,
             seed=seed,
             infos=infos,
-            about={"env": env, "policy": "random" if policy is None else policy.__qualname__},
+            about={"env": env, "policy": getattr(policy or random_policy, "__name__", str(policy))},
         )
     finally:
         world.close()

@@ -146,8 +146,9 @@ def test_a_writer_refuses_what_does_not_fit(tmp_path):
         for wrong in ({"rewards": np.zeros(5)}, {"actions": np.zeros((5, 2))}):
             with pytest.raises(ValueError, match="those before it"):
                 writer.append(episode(4) | wrong)
-        with pytest.raises(ValueError, match="names of files"):
-            writer.append(episode(4) | {"a/b": np.zeros(6)})
+        for name in ("a/b", "lengths"):
+            with pytest.raises(ValueError, match="names of files"):
+                writer.append(episode(4) | {name: np.zeros(6)})
         with pytest.raises(ValueError, match="these differ"):
             writer.append(episode(4) | {"actions": np.zeros((4, 2), np.float32)})
     assert len(StoredTrajectories(tmp_path).lengths) == 4

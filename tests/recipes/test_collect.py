@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 
 import gymnasium
@@ -16,8 +17,10 @@ from jepa.datasets.trajectories import read_episode
 from jepa.datasets.trajectory_sources import open_trajectories
 from jepa.planning.agent import RandomAgent
 from jepa.planning.protocols import ActionSpace
+from jepa.planning.two_rooms import TwoRooms
 from jepa.recipes.cli import main
 from jepa.recipes.collect import collect_into
+from jepa.recipes.world import Experience, gather
 
 
 class Pictures(gymnasium.Env):
@@ -126,6 +129,18 @@ def test_more_episodes_are_added_to_those_there(tmp_path):
     for number in range(8):
         found, wanted = read_episode(twice, number), read_episode(once, number)
         assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_random_walks_go_on_where_they_were(tmp_path):
+    rooms, experience = TwoRooms(), Experience(episodes=130, decisions=2, repeat=1)
+    gather(tmp_path / "once", rooms, experience, seed=1)
+    once = contents(tmp_path / "once")
+    shutil.copytree(tmp_path / "once", tmp_path / "twice")
+    shutil.rmtree(tmp_path / "twice/train/00001")
+    for _ in range(2):
+        train, validation = gather(tmp_path / "twice", rooms, experience, seed=1)
+        assert contents(tmp_path / "twice") == once
+        assert (len(train.lengths), len(validation.lengths)) == (130, 13)
 
 
 @pytest.mark.parametrize(
