@@ -1,4 +1,4 @@
-"""LeRobot's data sets, versions 2 and 3: parquet for numbers, mp4 for cameras."""
+"""LeRobot's data sets, versions 2 and 3: parquet for numbers, mp4 or parquet for cameras."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from .optional import optional
 from .trajectories import EpisodeArrays, per_action
-from .video_episodes import Stretch, VideoEpisodes, indexed
+from .video_episodes import Pictures, Stretch, VideoEpisodes, indexed
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,7 @@ def lerobot(folder: str | Path) -> VideoEpisodes:
 
     `action` becomes `actions`, `observation.NAME` `observations.NAME`, `next.reward` `rewards`,
     `next.done` `terminations`; `timestamp` and `task_index` are in `infos`. LeRobot keeps no
-    observation after an episode's last action, so that action is left out. So are images and
-    matrices inside of the parquet files.
+    observation after an episode's last action, so that action is left out. So are matrices.
 
     Raises FileNotFoundError for another folder or lost files, ValueError for damaged ones.
     """
@@ -41,17 +40,19 @@ def lerobot(folder: str | Path) -> VideoEpisodes:
         raise ValueError(f"{folder}: episode {numbers[frames.argmin()]} has one frame, no action")
     last = np.zeros(len(order), dtype=bool)
     last[np.cumsum(frames) - 1] = True
-    arrays = {}
+    arrays, videos = {}, {}
     for key, name in fields.items():
         vector = name.startswith(("actions", "observations"))
-        shape = features[key]["shape"] if vector else ()
-        values = table[key][order].reshape(-1, *shape)
+        if features[key]["dtype"] == "image":
+            files = np.split(table[key][order], np.cumsum(frames)[:-1])
+            videos[name] = [Pictures(episode.tolist()) for episode in files]
+            continue
+        values = table[key][order].reshape(-1, *(features[key]["shape"] if vector else ()))
         arrays[name] = values[~last] if per_action(name) else values
-    cameras = [key for key in features if features[key]["dtype"] == "video"]
-    videos = {
-        key.replace("observation.", "observations.", 1): stretches(folder, info, key, numbers)
-        for key in cameras
-    }
+    for key, feature in features.items():
+        if feature["dtype"] == "video":
+            name = key.replace("observation.", "observations.", 1)
+            videos[name] = stretches(folder, info, key, numbers)
     return VideoEpisodes(EpisodeArrays(frames.astype(np.int64) - 1, arrays), videos)
 
 
@@ -76,8 +77,8 @@ def field_of(key: str, feature: dict[str, Any]) -> str:
     """Our name of one of LeRobot's features; "" for what is no field or cannot be read."""
     if feature["dtype"] in ("video", "string"):
         return ""
-    if feature["dtype"] == "image" or len(feature["shape"]) > 1:
-        log.warning("%s is left out: images or matrices inside of parquet files", key)
+    if feature["dtype"] != "image" and len(feature["shape"]) > 1:
+        log.warning("%s is left out: it is a matrix inside of parquet files", key)
         return ""
     if key.startswith("observation."):
         return key.replace("observation.", "observations.", 1)
@@ -96,8 +97,13 @@ def read_parquet(folder: Path, columns: list[str]) -> dict[str, np.ndarray]:
             table = parquet.read_table(path, columns=columns)
             for column in columns:
                 values = table[column].to_numpy()
-                flat = np.stack(values) if values.dtype == object else values
-                parts[column].append(flat)
+                if values.dtype == object and isinstance(values[0], dict):  # images
+                    values = np.array([value["bytes"] for value in values], dtype=object)
+                    if None in values:
+                        raise ValueError(f"the images of {column} are not in it")
+                elif values.dtype == object:
+                    values = np.stack(values)
+                parts[column].append(values)
         except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are of these kinds
             raise ValueError(f"{path} is damaged, or lacks columns: {error}") from error
     return {column: np.concatenate(found) for column, found in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from av.error import FFmpegError
 from jaxtyping import Int64, Shaped
+from PIL import Image
 
 from .trajectories import EpisodeArrays, check_steps, per_action
 from .video_index import VideoError, VideoIndex, demuxed_index
@@ -24,6 +26,10 @@ class Stretch:
     index: VideoIndex
     first: int = 0
 
+    def __len__(self) -> int:
+        """Frames from there to the end of the file."""
+        return len(self.index) - self.first
+
     def frames(self, steps: Int64[np.ndarray, " n"]) -> Shaped[np.ndarray, "n H W 3"]:
         """RGB frames, decoded exactly. Raises ValueError where they cannot be."""
         try:
@@ -32,24 +38,42 @@ class Stretch:
             raise ValueError(f"{self.path}: {error}") from error
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """An episode's frames as image files in memory, decoded when they are asked for."""
+
+    files: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def frames(self, steps: Int64[np.ndarray, " n"]) -> Shaped[np.ndarray, "n H W 3"]:
+        """RGB frames."""
+        images = [Image.open(io.BytesIO(self.files[step])) for step in steps]
+        return np.stack([np.asarray(image.convert("RGB")) for image in images])
+
+
 class VideoEpisodes:
     """Episodes with frames in video files, and all other fields in memory.
 
     Args:
         arrays: the other fields.
-        videos: by field, one stretch of T + 1 frames for each episode.
+        videos: by field, the T + 1 frames of each episode.
 
-    Raises ValueError where a file has fewer frames.
+    Raises ValueError where there are fewer frames.
     """
 
-    def __init__(self, arrays: EpisodeArrays, videos: Mapping[str, Sequence[Stretch]]) -> None:
+    def __init__(
+        self, arrays: EpisodeArrays, videos: Mapping[str, Sequence[Stretch | Pictures]]
+    ) -> None:
         self.arrays, self.videos = arrays, dict(videos)
-        for stretches in videos.values():
-            for stretch, length in zip(stretches, arrays.lengths, strict=True):
-                if stretch.first + length + 1 > len(stretch.index):
+        for name, stretches in videos.items():
+            for number, (stretch, length) in enumerate(zip(stretches, arrays.lengths, strict=True)):
+                if len(stretch) <= length:
+                    where = stretch.path if isinstance(stretch, Stretch) else name
                     raise ValueError(
-                        f"{stretch.path} has {len(stretch.index)} frames; an episode of {length} "
-                        f"actions from frame {stretch.first} on needs more"
+                        f"{where} has {len(stretch)} frames for episode {number}; its {length} "
+                        f"actions need {length + 1}"
                     )
 
     @property

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pyarrow
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from jepa.datasets import optional as optional_module
@@ -127,8 +130,16 @@ def test_robomimic(tmp_path, after):
     same(open_trajectories(f"robomimic:{path}"), wanted)
 
 
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
 def write_table(path, columns):
     def column(array):
+        if array.dtype == np.uint8:
+            return [{"bytes": png(image), "path": None} for image in array]
         if array.ndim == 1:
             return array
         return pyarrow.FixedSizeListArray.from_arrays(array.ravel(), array.shape[1])
@@ -149,6 +160,7 @@ def write_lerobot(folder, write, version):
         data.append(
             {
                 "observation.state": episode["observations.state"],
+                "observation.wrist": episode["observations.image"],
                 "action": padded(episode["actions"]),
                 "next.reward": padded(episode["rewards"]),
                 "next.done": padded(episode["terminations"]),
@@ -202,7 +214,8 @@ def write_lerobot(folder, write, version):
         "episode_index": ("int64", [1]),
         "index": ("int64", [1]),
         "task_index": ("int64", [1]),
-        "observation.wrist": ("image", [8, 8, 3]),
+        "observation.wrist": ("image", [4, 4, 3]),
+        "observation.matrix": ("float32", [2, 2]),
     }
     info = {
         "codebase_version": version,
@@ -226,12 +239,29 @@ def test_lerobot(tmp_path, write, shown, version):
         for name in ("actions", "rewards", "terminations", "observations.state"):
             assert np.array_equal(found[name], wanted[name]), name
             assert found[name].dtype == wanted[name].dtype
+        assert np.array_equal(found["observations.wrist"], wanted["observations.image"])
         assert np.allclose(found["infos.timestamp"], np.arange(LENGTHS[number] + 1) / 30)
         assert shown(found["observations.images.top"]) == list(videos[number])
     windows = Windows(data, length=2, skip=2, names=["observations.images.top"])
     batch = windows[[0, 2]]["observations.images.top"].numpy()
     assert shown(batch[0]) == [0, 2, 4]
     assert shown(batch[1]) == [videos[1][1 + 2 * step] for step in range(3)]
+
+
+def test_lerobot_as_lerobot_writes_it(tmp_path, shown):
+    """Three episodes of 5, 8 and 3 frames, recorded with LeRobotDataset of lerobot 0.4.4 (AV1)."""
+    with tarfile.open(FIXTURES / "lerobot_0.4.4.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    data = open_trajectories(f"lerobot:{tmp_path}")
+    assert data.lengths.tolist() == [4, 7, 2]
+    for number, begin in enumerate((0, 5, 13)):
+        found, t = read_episode(data, number), np.arange(data.lengths[number] + 1)
+        frames = begin + t
+        assert shown(found["observations.images.top"]) == frames.tolist()
+        wanted = np.stack([np.full(len(t), number), t, frames], axis=1)
+        assert np.array_equal(found["observations.state"], wanted)
+        assert np.array_equal(found["actions"], np.stack([frames, -t], axis=1)[:-1])
+        assert np.array_equal(found["rewards"], t[:-1] / 2)
 
 
 def write_folder(folder, write, extra):
@@ -290,7 +320,9 @@ def test_broken_videos_are_named(tmp_path, write):
         open_trajectories(f"videos:{tmp_path}")
     write_folder(tmp_path, write, 1)
     write(tmp_path / "take_1.mp4", range(5))
-    with pytest.raises(ValueError, match=r"take_1.mp4 has 5 frames; an episode of 7"):
+    with pytest.raises(
+        ValueError, match=r"take_1.mp4 has 5 frames for episode 1; its 7 actions need 8"
+    ):
         open_trajectories(f"videos:{tmp_path}")
     (tmp_path / "take_1.mp4").write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"take_1.mp4 cannot be read as a video"):
