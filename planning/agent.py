@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -120,10 +121,30 @@ class PlanningAgent:
 
 
 class RandomAgent:
-    """Uniformly random actions inside the bounds, held for `repeat` steps."""
+    """Random actions, each uniform inside the bounds, or over the discrete ones.
 
-    def __init__(self, *, action_space: ActionSpace, repeat: int = 1, seed: int = 0) -> None:
-        self.action_space, self.repeat, self.seed = action_space, repeat, seed
+    Args:
+        action_space: of one environment.
+        repeat: steps for which an action is held.
+        correlation: of neighbouring decisions, in [0, 1): Gaussian noise of this autocorrelation,
+            turned uniform by its distribution function.
+        seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_space: ActionSpace,
+        repeat: int = 1,
+        correlation: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if repeat < 1 or not 0 <= correlation < 1:
+            raise ValueError(
+                f"expected repeat >= 1 and 0 <= correlation < 1; got {repeat} and {correlation}"
+            )
+        self.action_space, self.repeat, self.correlation = action_space, repeat, correlation
+        self.seed = seed
         self.reset()
 
     def reset(self) -> None:
@@ -131,11 +152,31 @@ class RandomAgent:
         self._generator = seeds.generator(self.seed, "random_policy")
         self._calls = 0
 
-    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Actions [B, A] for a batch of observations."""
-        batch, space = len(observation["observation"]), self.action_space
+    def act(self, observation: Any) -> np.ndarray:
+        """Actions [B, A] for a batch of observations; numbers [B] where actions are discrete."""
         if self._calls % self.repeat == 0:
-            unit = 2 * torch.rand(batch, len(space.low), generator=self._generator) - 1
-            self._action = (space.centre.cpu() + space.radius.cpu() * unit).numpy()
+            self._action = self._decide(batch_size(observation))
         self._calls += 1
         return self._action
+
+    def _decide(self, batch: int) -> np.ndarray:
+        space = self.action_space
+        width = 1 if space.discrete else len(space.low)
+        draws = 2 * torch.rand(batch, width, generator=self._generator) - 1
+        fresh = torch.erfinv(draws.clamp(-1 + 1e-6, 1 - 1e-6))
+        if self._calls and self.correlation:
+            fresh = self.correlation * self._noise + (1 - self.correlation**2) ** 0.5 * fresh
+        self._noise = fresh
+        unit = torch.erf(fresh)
+        if space.discrete:
+            share = (unit[:, 0] + 1) / 2
+            return (share * len(space.low)).long().clamp(max=len(space.low) - 1).numpy()
+        return (space.centre.cpu() + space.radius.cpu() * unit).numpy()
+
+
+def batch_size(observation: Any) -> int:
+    """B of a batch of observations, of whatever arrays they are made."""
+    while isinstance(observation, Mapping | tuple):
+        parts = observation.values() if isinstance(observation, Mapping) else observation
+        observation = next(iter(parts))
+    return len(observation)

@@ -1,73 +1,142 @@
-"""Experience: episodes of a random policy, without goals."""
+"""Collecting: episodes of any policy in any gymnasium vector environment, whole ones only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+from gymnasium.vector import AutoresetMode, VectorEnv
 
-from jepa import seeds
+from .evaluation import Agent
 
-from .two_rooms import TwoRooms
-
-
-def random_actions(
-    rooms: TwoRooms, episodes: int, decisions: int, correlation: float, generator: torch.Generator
-) -> Tensor:
-    """Actions [E, T, 2] in px: a bounded, temporally correlated random walk (AR(1), clipped).
-
-    The standard deviation is 0.8 of the bound, so that about a fifth of the components are at it.
-    """
-    draws = torch.randn((episodes, decisions, 2), generator=generator)
-    unit = draws.clone()
-    for t in range(1, decisions):
-        fresh = (1 - correlation**2) ** 0.5 * draws[:, t]
-        unit[:, t] = correlation * unit[:, t - 1] + fresh
-    return (0.8 * unit).clamp(-1, 1) * rooms.max_action
+Policy: TypeAlias = Agent | Callable[[Any], Any]
+Row: TypeAlias = dict[str, np.ndarray]
 
 
-def collect(
-    rooms: TwoRooms,
+def play(
+    env: VectorEnv,
+    policy: Policy,
     *,
-    episodes: int,
-    decisions: int,
-    repeat: int,
     seed: int,
-    correlation: float = 0.8,
-    batch: int = 100,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Episodes of a random policy, `batch` at a time, with T = `decisions`.
+    rounds: int = 1,
+    infos: Sequence[str] = (),
+) -> list[dict[str, np.ndarray]]:
+    """`rounds` whole episodes of every copy, first the first ones of all; a function of the seed.
+
+    Every copy plays as many, however long they last: taking those that end first would prefer
+    short ones. Whichever way the environment resets itself, an episode's last observation is its
+    own, and the step with which a copy is only reset is no part of any.
 
     Args:
-        rooms: the world.
-        episodes: how many in all.
-        decisions: actions per episode, T.
-        repeat: environment steps for which each action is held.
-        seed: of layouts, starts and actions.
-        correlation: of neighbouring actions, in [0, 1).
-        batch: episodes in memory at once.
+        env: with any of gymnasium's autoreset modes.
+        policy: an agent, or what takes a batch of observations to actions. An agent is reset once,
+            before the first step; one that remembers its episode is right with one round only.
+        seed: of the environment's first reset.
+        rounds: episodes per copy.
+        infos: entries of `info` to be kept, which every reset and step must give.
 
-    Yields:
-        `observations` uint8 [E, T + 1, H, W, 3], `actions` float32 [E, T, 2] in px per step, and
-        `positions` float32 [E, T + 1, 2] in px, the truth, for measurements only.
+    Returns:
+        `observations` [T + 1, ...] and `actions` [T, ...], of dictionaries and tuples each part
+        by itself (`observations.pixels`); `rewards`, `terminations`, `truncations` [T]; and
+        `infos.NAME` [T + 1, ...].
     """
-    for start in range(0, episodes, batch):
-        count = min(batch, episodes - start)
-        generator = seeds.generator(seed, "collect", start)
-        layout = rooms.layouts(count, generator)
-        right = torch.rand(count, generator=generator) < 0.5
-        position = rooms.positions(layout, right, generator)
-        actions = random_actions(rooms, count, decisions, correlation, generator)
-        positions, frames = [position], [rooms.render(position, layout)]
-        for action in actions.unbind(1):
-            for _ in range(repeat):
-                position = rooms.step(position, action, layout)
-            positions.append(position)
-            frames.append(rooms.render(position, layout))
-        yield {
-            "observations": torch.stack(frames, dim=1).numpy(),
-            "actions": actions.numpy(),
-            "positions": torch.stack(positions, dim=1).numpy(),
+    mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+    act = policy.act if isinstance(policy, Agent) else policy
+    if isinstance(policy, Agent):
+        policy.reset()
+    observation, info = env.reset(seed=seed)
+    copies = range(env.num_envs)
+    tapes = [Tape(seen(observation, info, infos, i)) for i in copies]
+    finished: list[list[dict[str, np.ndarray]]] = [[] for _ in copies]
+    resetting = np.zeros(env.num_envs, dtype=bool)
+    while min(map(len, finished)) < rounds:
+        actions = act(observation)
+        observation, rewards, terminations, truncations, info = env.step(actions)
+        ended = (terminations | truncations) & ~resetting
+        for i in copies:
+            if len(finished[i]) == rounds:
+                continue
+            if resetting[i]:
+                tapes[i] = Tape(seen(observation, info, infos, i))
+                continue
+            hidden = ended[i] and mode == AutoresetMode.SAME_STEP
+            after = final(info, infos, i) if hidden else seen(observation, info, infos, i)
+            done = {"terminations": terminations[i], "truncations": truncations[i]}
+            tapes[i].add(row("actions", actions, i) | {"rewards": rewards[i]} | done, after)
+            if ended[i]:
+                finished[i].append(tapes[i].episode())
+            if hidden:
+                tapes[i] = Tape(seen(observation, info, infos, i))
+        resetting = ended if mode == AutoresetMode.NEXT_STEP else np.zeros_like(ended)
+        if mode == AutoresetMode.DISABLED and ended.any():
+            observation, info = env.reset(options={"reset_mask": ended})
+            for i in np.flatnonzero(ended).tolist():
+                tapes[i] = Tape(seen(observation, info, infos, i))
+    return [episodes[turn] for turn in range(rounds) for episodes in finished]
+
+
+class Tape:
+    """One copy's episode so far."""
+
+    def __init__(self, start: Row) -> None:
+        self.seen, self.done = [start], []
+
+    def add(self, done: Row, after: Row) -> None:
+        """One step, and what was seen after it."""
+        self.done.append(done)
+        self.seen.append(after)
+
+    def episode(self) -> dict[str, np.ndarray]:
+        """All rows, by field."""
+        return {
+            name: np.stack([step[name] for step in steps])
+            for steps in (self.seen, self.done)
+            for name in steps[0]
         }
+
+
+def seen(observation: Any, info: Mapping[str, Any], names: Sequence[str], copy: int) -> Row:
+    """What one copy shows at one moment."""
+    return row("observations", observation, copy) | told(info, names, copy)
+
+
+def final(info: Mapping[str, Any], names: Sequence[str], copy: int) -> Row:
+    """What one copy showed at the end of an episode, where the reset is in the same step."""
+    last = info["final_obs"]
+    shown = (
+        row("observations", last, copy)
+        if isinstance(last, Mapping)
+        else dict(leaves("observations", last[copy]))
+    )
+    return shown | told(info.get("final_info", {}), names, copy)
+
+
+def told(info: Mapping[str, Any], names: Sequence[str], copy: int) -> Row:
+    """The wanted entries of `info`. Raises ValueError for one that is not given."""
+    for name in names:
+        if name not in info or not info.get(f"_{name}", np.ones(copy + 1, dtype=bool))[copy]:
+            given = sorted(key for key in info if not key.startswith("_"))
+            raise ValueError(
+                f"info has no {name!r} for copy {copy} at a reset or a step; it has: "
+                f"{', '.join(given) or 'nothing'}"
+            )
+    return {f"infos.{name}": np.array(info[name][copy]) for name in names}
+
+
+def row(name: str, batch: Any, copy: int) -> Row:
+    """One copy's part of a batch, copied: an environment may use its arrays again."""
+    return {key: np.array(array[copy]) for key, array in leaves(name, batch)}
+
+
+def leaves(name: str, values: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays in nested dictionaries and tuples, by dotted name. ValueError for other things."""
+    if isinstance(values, Mapping | tuple):
+        pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
+        for key, value in pairs:
+            yield from leaves(f"{name}.{key}", value)
+        return
+    array = np.asarray(values)
+    if array.dtype == object:
+        raise ValueError(f"`{name}` is made of no arrays of one shape, so it cannot be stored")
+    yield name, array

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .collect import collect
 from .compare import compare
 from .control import control
 from .demo import demo
@@ -20,7 +21,7 @@ from .results import results
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     command.__name__: command
-    for command in (pretrain, probe, compare, control, demo, report, results, fetch)
+    for command in (pretrain, probe, compare, collect, control, demo, report, results, fetch)
 }
 
 

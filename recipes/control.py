@@ -31,12 +31,12 @@ from .results import Measured, exactly, rows_of, write_result
 from .world import (
     Dynamics,
     Experience,
-    frames_of,
     gather,
     horizon_errors,
     learn_dynamics,
     position_readout,
     save_episode,
+    stacked,
 )
 
 
@@ -89,9 +89,9 @@ def control(
     print("Control: collecting episodes", flush=True)
     many_layouts = replace(rooms, random_layout=True)
     views, _ = gather(out / "views", many_layouts, experience, seeds.derive(seed, "views"))
-    frames = frames_of(views).flatten(0, 1).permute(0, 3, 1, 2)
+    frames = stacked(views, "observations").flatten(0, 1).permute(0, 3, 1, 2)
     frozen = pretrained_on_frames(frames, out / "encoder", pretraining, f"{name} frames", seed)
-    shards, held_out = gather(out / "episodes", rooms, experience, seed)
+    data, held_out = gather(out / "episodes", rooms, experience, seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=rooms, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
     repeat = experience.repeat
@@ -104,10 +104,10 @@ def control(
     rates = {}
     for which, some in (("random_encoder/", random_encoder(frozen, seed)), ("", frozen)):
         print(f"Control: dynamics on {some.name}, then {play.episodes} episodes", flush=True)
-        model, latents = learn_dynamics(some, shards, dynamics, seed)
+        model, latents = learn_dynamics(some, data, dynamics, seed)
         agent = PlanningAgent(world_model=model, energy=energy, **parts)
         ours = rates[which] = played(agent)
-    readout = position_readout(latents, shards)
+    readout = position_readout(latents, data)
     errors = horizon_errors(model, held_out, readout)
     longest = int((ours.steps * ours.success).argmax())
     save_episode(out, agent, env, model, energy, readout, longest, play.max_steps, play.seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -16,14 +16,10 @@ from jepa import seeds
 from jepa.files import write_arrays
 from jepa.frozen import FrozenEncoder
 
-from ..datasets.trajectories import (
-    Windows,
-    read_trajectories,
-    window_loader,
-    write_trajectories,
-)
+from ..datasets.trajectories import EpisodeArrays, Trajectories, rows
+from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
+from ..datasets.windows import Windows, window_loader
 from ..planning.agent import PlanningAgent
-from ..planning.collect import collect
 from ..planning.dynamics import LatentWorldModel, world_model
 from ..planning.energies import GoalDistance
 from ..planning.evaluation import energy_landscape, record
@@ -32,6 +28,7 @@ from ..planning.readout import LinearReadout
 from ..planning.training import DynamicsTraining
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TwoRoomsVectorEnv
+from ..planning.two_rooms_walks import random_walks
 from .progress import StepProgress
 
 
@@ -77,29 +74,34 @@ class Dynamics:
 
 def gather(
     folder: Path, rooms: TwoRooms, experience: Experience, seed: int
-) -> tuple[list[dict[str, np.ndarray]], list[dict[str, np.ndarray]]]:
+) -> tuple[Trajectories, Trajectories]:
     """Training and validation episodes, on disk; made once."""
     counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
     for split, count in counts.items():
-        if not (folder / split).exists():
-            episodes = collect(
+        with TrajectoryWriter(folder / split) as writer:
+            for episode in random_walks(
                 rooms,
                 episodes=count,
                 decisions=experience.decisions,
                 repeat=experience.repeat,
                 seed=seeds.derive(seed, "episodes", split),
-            )
-            write_trajectories(folder / split, episodes)
-    return read_trajectories(folder / "train"), read_trajectories(folder / "validation")
+                batch=writer.shard_episodes,
+                first=len(writer),
+            ):
+                writer.append(episode)
+    return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
 
 
-def frames_of(shards: list[dict[str, np.ndarray]]) -> UInt8[Tensor, "E T H W C"]:
-    """All observations, [E, T + 1, H, W, C]."""
-    return torch.from_numpy(np.concatenate([shard["observations"] for shard in shards]))
+def stacked(data: Trajectories, name: str) -> Shaped[Tensor, "E T ..."]:
+    """One field of all episodes, which must be equally long."""
+    everyone = np.arange(len(data.lengths))
+    (count,) = np.unique(rows(name, data.lengths))
+    steps = np.broadcast_to(np.arange(count), (len(everyone), count))
+    return torch.from_numpy(data.read(name, everyone, steps))
 
 
 def learn_dynamics(
-    frozen: FrozenEncoder, shards: list[dict[str, np.ndarray]], dynamics: Dynamics, seed: int
+    frozen: FrozenEncoder, data: Trajectories, dynamics: Dynamics, seed: int
 ) -> tuple[LatentWorldModel, Float[Tensor, "E T D"]]:
     """The world model, and the latents of all frames."""
     projection = SlowFeatures(
@@ -107,13 +109,15 @@ def learn_dynamics(
         frequencies=dynamics.frequencies,
         principal=dynamics.principal,
     )
-    latents = fit_projection(projection, frozen, frames_of(shards))
-    actions = torch.from_numpy(np.concatenate([shard["actions"] for shard in shards]))
+    latents = fit_projection(projection, frozen, stacked(data, "observations"))
+    actions = stacked(data, "actions")
     scale = actions.square().mean(dim=(0, 1)).sqrt()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(seed, "dynamics"))
         model = world_model(frozen, projection, scale, hidden=dynamics.hidden)
-    windows = Windows([{"observations": latents, "actions": actions}], length=dynamics.window)
+    fields = {"observations": latents, "actions": actions}
+    flat = {name: field.flatten(0, 1).numpy() for name, field in fields.items()}
+    windows = Windows(EpisodeArrays(data.lengths, flat), length=dynamics.window)
     trainer = Trainer(
         max_steps=dynamics.steps,
         accelerator="cpu",
@@ -128,29 +132,25 @@ def learn_dynamics(
     return model, latents
 
 
-def position_readout(
-    latents: Float[Tensor, "E T D"], shards: list[dict[str, np.ndarray]]
-) -> LinearReadout:
+def position_readout(latents: Float[Tensor, "E T D"], data: Trajectories) -> LinearReadout:
     """From latents to the true position, px; for pictures and measurements only."""
-    truth = torch.from_numpy(np.concatenate([shard["positions"] for shard in shards]))
+    truth = stacked(data, "infos.position")
     return LinearReadout.fit(latents.flatten(0, 1), truth.flatten(0, 1))
 
 
 @torch.no_grad()
 def horizon_errors(
     model: LatentWorldModel,
-    shards: list[dict[str, np.ndarray]],
+    data: Trajectories,
     readout: LinearReadout,
     most: int = 16,
 ) -> list[float]:
     """Error of the foreseen position, px, after 1, 2, ... decisions; on episodes not trained on."""
-    length = min(most, shards[0]["actions"].shape[1])
-    start = torch.from_numpy(np.concatenate([s["observations"][:, 0] for s in shards]))
-    actions = torch.from_numpy(np.concatenate([s["actions"][:, :length] for s in shards]))
-    truth = np.concatenate([s["positions"][:, 1 : length + 1] for s in shards])
-    states = model.rollout(model.encode(start), actions)
+    actions = stacked(data, "actions")[:, :most]
+    truth = stacked(data, "infos.position")[:, 1 : most + 1]
+    states = model.rollout(model.encode(stacked(data, "observations")[:, 0]), actions)
     foreseen = readout(states["latent"])
-    return (foreseen - torch.from_numpy(truth)).norm(dim=-1).mean(dim=0).tolist()
+    return (foreseen - truth).norm(dim=-1).mean(dim=0).tolist()
 
 
 def save_episode(

@@ -1,53 +1,87 @@
-"""Episodes to disk and back, and their windows, against plain slicing."""
+"""Episodes of different lengths and their windows, against slicing each episode by hand."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
 import torch
 
 from jepa.datasets.trajectories import (
-    MANIFEST,
-    Windows,
-    read_trajectories,
-    window_loader,
-    write_trajectories,
+    EpisodeArrays,
+    Trajectories,
+    length_of,
+    read_episode,
+    split_episodes,
 )
+from jepa.datasets.windows import Windows, window_loader
 
 
-def shard(episodes, steps, seed):
+def episode(steps, seed):
     random = np.random.default_rng(seed)
     return {
-        "observations": random.integers(0, 255, (episodes, steps + 1, 4, 4, 3), dtype=np.uint8),
-        "actions": random.normal(size=(episodes, steps, 2)).astype(np.float32),
+        "observations.pixels": random.integers(0, 255, (steps + 1, 4, 4, 3), dtype=np.uint8),
+        "observations.state": random.normal(size=(steps + 1, 3)),
+        "actions": random.normal(size=(steps, 2)).astype(np.float32),
+        "rewards": random.normal(size=steps),
+        "terminations": np.arange(steps) == steps - 1,
     }
 
 
-SHARDS = [shard(3, 6, 0), shard(2, 4, 1)]
+EPISODES = [episode(steps, seed) for seed, steps in enumerate((6, 1, 11, 4, 5))]
+DATA = EpisodeArrays.of(EPISODES)
 
 
-def test_round_trip_and_windows(tmp_path):
-    folder = write_trajectories(tmp_path / "run", iter(SHARDS), about={"seed": 3})
-    assert json.loads((folder / MANIFEST).read_text())["about"] == {"seed": 3}
-    shards = read_trajectories(folder)
-    for found, wanted in zip(shards, SHARDS, strict=True):
-        assert all((found[key] == wanted[key]).all() for key in wanted)
-    windows = Windows(shards, length=3)
-    wanted = [(s, e, t) for s, n in ((0, 3), (1, 2)) for e in range(n) for t in range((4, 2)[s])]
-    assert len(windows) == len(wanted)
+def by_hand(length, skip, chosen):
+    """All windows, one after the other, with a loop over blocks."""
+    for number in chosen:
+        whole = EPISODES[number]
+        for start in range(len(whole["actions"])):
+            if start + length * skip > len(whole["actions"]):
+                break
+            spots = [start + skip * block for block in range(length)]
+            ends = [*spots, start + skip * length]
+            yield {
+                "observations.pixels": np.stack([whole["observations.pixels"][t] for t in ends]),
+                "observations.state": np.stack([whole["observations.state"][t] for t in ends]),
+                "actions": np.stack(
+                    [np.concatenate(list(whole["actions"][t : t + skip])) for t in spots]
+                ),
+                "rewards": np.array([sum(whole["rewards"][t : t + skip]) for t in spots]),
+                "terminations": np.array([any(whole["terminations"][t : t + skip]) for t in spots]),
+            }
+
+
+@pytest.mark.parametrize(("length", "skip"), [(1, 1), (3, 1), (2, 2), (1, 5), (2, 3), (11, 1)])
+@pytest.mark.parametrize("chosen", [None, np.array([4, 2])])
+def test_windows_are_what_slicing_gives(length, skip, chosen):
+    windows = Windows(DATA, length=length, skip=skip, names=DATA.names, episodes=chosen)
+    wanted = list(by_hand(length, skip, range(5) if chosen is None else chosen))
+    assert len(windows) == len(wanted) > 0
     batch = windows[list(range(len(windows)))]
-    for i, (s, e, t) in enumerate(wanted):
-        assert (batch["observations"][i].numpy() == SHARDS[s]["observations"][e, t : t + 4]).all()
-        assert (batch["actions"][i].numpy() == SHARDS[s]["actions"][e, t : t + 3]).all()
-    assert torch.equal(windows[5]["actions"], batch["actions"][5])
+    for i, window in enumerate(wanted):
+        one = windows[i]
+        for name, array in window.items():
+            assert np.allclose(one[name].numpy(), array, atol=1e-6), name
+            assert torch.equal(one[name], batch[name][i])
+    assert batch["observations.pixels"].dtype == torch.uint8
+    assert batch["observations.state"].dtype == torch.float32
 
 
-def test_windows_of_tensors_and_the_order_of_batches():
-    shards = [{k: torch.as_tensor(v) for k, v in one.items()} for one in SHARDS]
-    windows = Windows(shards, length=2)
-    assert windows[[0]]["observations"].dtype == torch.uint8
+def test_discrete_actions_are_blocks_of_numbers():
+    data = EpisodeArrays.of([{"observations": np.zeros((5, 1)), "actions": np.arange(4)}])
+    assert Windows(data, length=2, skip=2)[0]["actions"].tolist() == [[0, 1], [2, 3]]
+
+
+def test_an_episode_comes_back_whole():
+    assert isinstance(DATA, Trajectories)
+    for number, wanted in enumerate(EPISODES):
+        found = read_episode(DATA, number)
+        assert found.keys() == wanted.keys()
+        assert all((found[name] == wanted[name]).all() for name in wanted)
+
+
+def test_the_order_of_batches_is_a_function_of_seed_and_epoch():
+    windows = Windows(DATA, length=2, names=["actions"])
 
     def epochs(seed):
         loader = window_loader(windows, batch_size=5, seed=seed)
@@ -65,25 +99,35 @@ def test_windows_of_tensors_and_the_order_of_batches():
     assert sum(len(b["actions"]) for b in window_loader(windows, batch_size=4)) == len(windows)
 
 
-def test_a_failing_writer_leaves_nothing(tmp_path):
-    def broken():
-        yield SHARDS[0]
-        raise KeyboardInterrupt
+def test_a_split_stays_as_the_data_grow():
+    train, held_out = split_episodes(57, seed=3)
+    assert sorted([*train, *held_out]) == list(range(57))
+    assert all(((held_out >= b) & (held_out < b + 10)).sum() == 1 for b in range(0, 50, 10))
+    more, _ = split_episodes(200, seed=3)
+    assert more[more < 57].tolist() == train.tolist()
+    assert split_episodes(57, seed=4)[1].tolist() != held_out.tolist()
+    with pytest.raises(ValueError, match="no two halves"):
+        split_episodes(1, seed=3)
 
-    with pytest.raises(KeyboardInterrupt):
-        write_trajectories(tmp_path / "run", broken())
-    assert list(tmp_path.iterdir()) == []
 
-
-def test_errors_say_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match=r"must be \[E, T \+ 1"):
-        Windows([{**SHARDS[0], "actions": SHARDS[0]["actions"][:, 1:]}], length=2)
+def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match="shorter windows"):
-        Windows(SHARDS, length=7)
-    with pytest.raises(ValueError, match="missing"):
-        write_trajectories(tmp_path / "run", [{"actions": SHARDS[0]["actions"]}])
-    with pytest.raises(FileNotFoundError, match=MANIFEST):
-        read_trajectories(tmp_path)
-    write_trajectories(tmp_path / "run", SHARDS)
-    with pytest.raises(FileExistsError, match="choose a new folder"):
-        write_trajectories(tmp_path / "run", SHARDS)
+        Windows(DATA, length=3, skip=4, names=["actions"])
+    with pytest.raises(ValueError, match=r"no fields \['observations'\]; there are: obs"):
+        Windows(DATA, length=1)
+    with pytest.raises(ValueError, match="at least 1"):
+        Windows(DATA, length=1, skip=0)
+    with pytest.raises(IndexError, match="episode 1 has rows 0 to 0 of `actions`"):
+        DATA.read("actions", np.array([0, 1]), np.array([[0, 1], [0, 1]]))
+    with pytest.raises(ValueError, match="no field 'states'"):
+        DATA.read("states", np.array([0]), np.array([[0]]))
+    with pytest.raises(ValueError, match=r"missing: \['observations'\]"):
+        length_of({"actions": np.zeros((3, 1))})
+    with pytest.raises(ValueError, match=r"with T = 3 these differ: \{'observations': 3\}"):
+        length_of({"actions": np.zeros((3, 1)), "observations": np.zeros((3, 1))})
+    with pytest.raises(ValueError, match="should have 27 rows"):
+        EpisodeArrays(DATA.lengths, {"actions": np.zeros((26, 1))})
+    windows = Windows(DATA, length=11, names=["actions"])
+    with pytest.raises(ValueError, match="1 windows of 11 actions do not fill one batch of 4"):
+        window_loader(windows, batch_size=4, seed=0)
+    assert len(window_loader(windows, batch_size=4)) == 1

@@ -11,9 +11,9 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from jepa import seeds
-from jepa.planning.collect import collect
 from jepa.planning.two_rooms import DOT, WALL, Layout, TwoRooms
 from jepa.planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
+from jepa.planning.two_rooms_walks import random_walks
 
 
 def tiny_steps(rooms, position, action, wall, door, count=4000):
@@ -152,27 +152,28 @@ def test_success_pays_once():
     assert (reward.item(), terminated.item(), truncated.item()) == (0.0, True, False)
 
 
-def test_collected_episodes_replay_exactly_and_cover_both_rooms():
-    rooms = TwoRooms()
-    first, second = (
-        list(collect(rooms, episodes=40, decisions=6, repeat=4, seed=7, batch=20)) for _ in range(2)
-    )
-    for one, two in zip(first, second, strict=True):
+def test_random_walks_replay_exactly_and_cover_both_rooms():
+    rooms, options = TwoRooms(), dict(episodes=40, decisions=6, repeat=4, seed=7, batch=20)
+    first, second = (list(random_walks(rooms, **options)) for _ in range(2))
+    late = list(random_walks(rooms, **options, first=25))
+    for one, two in zip(first + first[25:], second + late, strict=True):
         assert all((one[key] == two[key]).all() for key in one)
-    shard = first[0]
-    assert shard["observations"].shape == (20, 7, 64, 64, 3)
-    middle = torch.full((20,), 32.0)
-    layout, position = Layout(wall=middle, door=middle), torch.as_tensor(shard["positions"][:, 0])
-    for t in range(6):
-        for _ in range(4):
-            position = rooms.step(position, torch.as_tensor(shard["actions"][:, t]), layout)
-        assert torch.equal(position, torch.as_tensor(shard["positions"][:, t + 1]))
-        drawn = rooms.render(position, layout).numpy()
-        assert (drawn == shard["observations"][:, t + 1]).all()
-    x = np.concatenate([s["positions"][..., 0] for s in first])
-    sides = x > 32
+    middle = torch.full((1,), 32.0)
+    layout = Layout(wall=middle, door=middle)
+    for walk in first[::5]:
+        assert walk["observations"].shape == (7, 64, 64, 3)
+        actions, positions = (torch.as_tensor(walk[k]) for k in ("actions", "infos.position"))
+        position = positions[:1]
+        for t in range(6):
+            for _ in range(4):
+                position = rooms.step(position, actions[t : t + 1], layout)
+            assert torch.equal(position[0], positions[t + 1])
+            drawn = rooms.render(position, layout).numpy()[0]
+            assert (drawn == walk["observations"][t + 1]).all()
+    sides = np.stack([walk["infos.position"][:, 0] for walk in first]) > 32
     assert (sides[:, 1:] != sides[:, :-1]).sum() > 3
     assert 0.3 < sides.mean() < 0.7
+    assert not list(random_walks(rooms, **options, first=40))
 
 
 def test_a_door_wider_than_a_room_is_refused():
