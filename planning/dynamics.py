@@ -1,4 +1,4 @@
-"""The latent world model: a frozen encoder, a compact latent, and learned dynamics on it."""
+"""The latent world model: an embedding of what is seen, and learned dynamics on its latents."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from jaxtyping import Float, UInt8
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from jepa.frozen import FrozenEncoder
-
+from .embedding import Embedding
 from .heads import PointHead
 from .planner import unroll
-from .projection import SlowFeatures
 
 
 class Dynamics(nn.Module):
@@ -118,19 +116,16 @@ class ResidualMLP(Dynamics):
 
 
 class LatentWorldModel(nn.Module):
-    """Foresees in the space of a frozen encoder. States are those of its dynamics.
+    """Foresees in the space of an embedding. States are those of its dynamics.
 
     Args:
-        encoder: pretrained without actions; never trained here.
-        projection: fitted on frames.
+        embedding: observations to latents; not trained here.
         dynamics: of the latents.
     """
 
-    def __init__(
-        self, *, encoder: FrozenEncoder, projection: SlowFeatures, dynamics: Dynamics
-    ) -> None:
+    def __init__(self, *, embedding: Embedding, dynamics: Dynamics) -> None:
         super().__init__()
-        self.encoder, self.projection, self.dynamics = encoder, projection, dynamics
+        self.embedding, self.dynamics = embedding, dynamics
 
     @torch.no_grad()
     def encode(self, observation: UInt8[Tensor, "B H W C"]) -> TensorDict:
@@ -156,17 +151,4 @@ class LatentWorldModel(nn.Module):
         return self.dynamics.rollout(state, actions)
 
     def _latent(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B D"]:
-        images = observation.permute(0, 3, 1, 2)
-        return self.projection(self.encoder(images), self.encoder.grid(images))
-
-
-def world_model(
-    encoder: FrozenEncoder,
-    projection: SlowFeatures,
-    action_scale: Float[Tensor, " A"],
-    *,
-    hidden: int = 256,
-) -> LatentWorldModel:
-    """An untrained world model of `ResidualMLP` dynamics."""
-    dynamics = ResidualMLP(Scales(projection.spread, action_scale), hidden=hidden)
-    return LatentWorldModel(encoder=encoder, projection=projection, dynamics=dynamics)
+        return self.embedding(self.embedding.features(observation))

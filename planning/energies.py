@@ -66,7 +66,8 @@ class GoalDistance(ComposableEnergy):
         goal: states [B].
         key: the entry of the state on which to measure: [B, D], or tokens [B, N, D].
         norm: see `distances`; of all numbers of a state.
-        steps: "last" the end of the plan, "all" the mean over the plan.
+        steps: "last" the end of the plan; "all" the mean over the plan; "closest" the least of it,
+            for goals that need only be passed: a way around costs nothing.
         discount: with "all", step t counts discount^t in the mean; above 1, later steps count more.
     """
 
@@ -76,12 +77,12 @@ class GoalDistance(ComposableEnergy):
         *,
         key: str = "latent",
         norm: Norm = "l2",
-        steps: Literal["last", "all"] = "last",
+        steps: Literal["last", "all", "closest"] = "last",
         discount: float = 1.0,
     ) -> None:
-        if steps == "last" and discount != 1:
+        if steps != "all" and discount != 1:
             raise ValueError(
-                f'discount={discount} weighs the steps of a plan: it needs steps="all"; got "last"'
+                f'discount={discount} weighs the steps, so it needs steps="all"; got "{steps}"'
             )
         self.goal = goal[key].flatten(1).unsqueeze(1)  # [B, 1, D]
         self.key, self.steps, self.discount = key, steps, discount
@@ -93,7 +94,10 @@ class GoalDistance(ComposableEnergy):
         latents = states[self.key].flatten(states.batch_dims)
         if self.steps == "last":
             return self.distance(latents[..., -1:, :], self.goal).squeeze(-1)
-        return discounted_mean(self.distance(latents, self.goal), self.discount)
+        away = self.distance(latents, self.goal)
+        if self.steps == "closest":
+            return away.amin(dim=-1)
+        return discounted_mean(away, self.discount)
 
 
 class ActionEffort(ComposableEnergy):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from jepa.frozen import FrozenEncoder
 from jepa.shapes import Grid
 
 
@@ -19,11 +18,22 @@ def cosines(size: int, count: int) -> Float[Tensor, "count size"]:
     return rows / rows.norm(dim=1, keepdim=True)
 
 
+def cosine_pooling(
+    tokens: Float[Tensor, "B N D"], grid: Grid, frequencies: int
+) -> Float[Tensor, "B F"]:
+    """The lowest `frequencies` x `frequencies` cosine coefficients of the grid, per channel: a
+    spatial pooling that keeps where things are (a mean over the grid would lose it)."""
+    if frequencies > min(grid):
+        raise ValueError(f"{frequencies} frequencies do not fit the patch grid {grid}")
+    rows, columns = (cosines(side, frequencies).to(tokens.device) for side in grid)
+    image = tokens.float().unflatten(1, grid)
+    return torch.einsum("uh,vw,bhwd->buvd", rows, columns, image).flatten(1)
+
+
 class SlowFeatures(nn.Module):
     """Slow feature analysis of the patch grid (Wiskott & Sejnowski 2002), fitted on episodes.
 
-    1. The lowest `frequencies` x `frequencies` cosine coefficients of the grid, per channel: a
-       spatial pooling that keeps where things are (a mean over the grid would lose it).
+    1. `cosine_pooling` of the grid.
     2. Principal components, whitened; the leading `principal`.
     3. The `components` linear functions that change least from one frame to the next, each
        divided by the square root of its mean squared change.
@@ -54,12 +64,8 @@ class SlowFeatures(nn.Module):
             self.register_buffer(name, torch.empty(0))
 
     def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B F"]:
-        """Step 1, flattened."""
-        if self.frequencies > min(grid):
-            raise ValueError(f"{self.frequencies} frequencies do not fit the patch grid {grid}")
-        rows, columns = (cosines(side, self.frequencies).to(tokens.device) for side in grid)
-        image = tokens.float().unflatten(1, grid)
-        return torch.einsum("uh,vw,bhwd->buvd", rows, columns, image).flatten(1)
+        """Step 1."""
+        return cosine_pooling(tokens, grid, self.frequencies)
 
     @torch.no_grad()
     def fit(self, pooled: Float[Tensor, "E T F"]) -> SlowFeatures:
@@ -83,24 +89,8 @@ class SlowFeatures(nn.Module):
         self.spread, self.slowness = spread.float(), slowness.float()
         return self
 
-    def forward(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B K"]:
-        """Latents [B, components]."""
+    def latent(self, pooled: Float[Tensor, "*B F"]) -> Float[Tensor, "*B K"]:
+        """Latents [B, components] of pooled tokens."""
         if not self.basis.numel():
-            raise RuntimeError("SlowFeatures is not fitted: call fit_projection first")
-        return (self.pool(tokens, grid) - self.mean) @ self.basis
-
-
-@torch.no_grad()
-def fit_projection(
-    projection: SlowFeatures,
-    encoder: FrozenEncoder,
-    frames: UInt8[Tensor, "E T H W C"],
-    *,
-    batch: int = 256,
-) -> Float[Tensor, "E T K"]:
-    """Fits on all frames and returns their latents; every frame is encoded once."""
-    images = frames.flatten(0, 1).permute(0, 3, 1, 2)
-    grid = encoder.grid(images)
-    pooled = torch.cat([projection.pool(encoder(some), grid) for some in images.split(batch)])
-    projection.fit(pooled.unflatten(0, frames.shape[:2]))
-    return ((pooled - projection.mean) @ projection.basis).unflatten(0, frames.shape[:2])
+            raise RuntimeError("SlowFeatures is not fitted: call fit first")
+        return (pooled - self.mean) @ self.basis

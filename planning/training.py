@@ -118,19 +118,31 @@ class DynamicsTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a schedule over the whole training."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        adam = torch.optim.AdamW(
-            self.dynamics.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-        )
-        rising = max(1, round(self.warmup * steps))
+        return adam(self, self.learning_rate, self.weight_decay, self.warmup)
 
-        def factor(step: int) -> float:
-            if step < rising:
-                return (step + 1) / rising
-            return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(adam, factor)
-        return {
-            "optimizer": adam,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+def adam(
+    module: lightning.LightningModule, learning_rate: float, weight_decay: float, warmup: float
+) -> OptimizerLRScheduler:
+    """AdamW on all weights; over the whole training, a linear rise and a cosine down to 0.
+
+    warmup: share of the steps that the rise takes.
+    """
+    steps = int(module.trainer.estimated_stepping_batches)
+    optimiser = torch.optim.AdamW(
+        [weight for weight in module.parameters() if weight.requires_grad],
+        lr=learning_rate,
+        weight_decay=weight_decay,
+    )
+    rising = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return {
+        "optimizer": optimiser,
+        "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+    }

@@ -18,10 +18,24 @@ from .pretrain import pretrain
 from .probe import probe
 from .report import report
 from .results import results
+from .rooms import rooms
+from .study import study
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     command.__name__: command
-    for command in (pretrain, probe, compare, collect, control, demo, report, results, fetch)
+    for command in (
+        pretrain,
+        probe,
+        compare,
+        collect,
+        control,
+        rooms,
+        study,
+        demo,
+        report,
+        results,
+        fetch,
+    )
 }
 
 

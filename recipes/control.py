@@ -25,15 +25,15 @@ from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.features import random_encoder
 from ..probes.intervals import wilson
+from .fit import Hardware
 from .frame_pretraining import FramePretraining, pretrained_on_frames
+from .latent import Dynamics, Slow, learn_dynamics, slow_embedding
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .world import (
-    Dynamics,
     Experience,
     gather,
     horizon_errors,
-    learn_dynamics,
     position_readout,
     save_episode,
     stacked,
@@ -57,12 +57,16 @@ class Play:
     seed: int = 1000
 
 
+FLOAT32 = Hardware(accelerator="cpu", precision="float32")
+
+
 def control(
     *,
     out: Path,
     pretraining: FramePretraining,
     rooms: TwoRooms = TwoRooms(),  # noqa: B008
     experience: Experience = Experience(),  # noqa: B008
+    slow: Slow = Slow(),  # noqa: B008
     dynamics: Dynamics = Dynamics(),  # noqa: B008
     planner: CEM | ICEM | MPPI | GradientPlanner = CEM(),  # noqa: B008
     play: Play = Play(),
@@ -77,7 +81,8 @@ def control(
         pretraining: of the encoder, on single frames of many layouts, without actions.
         rooms: the world.
         experience: what is collected.
-        dynamics: the latent world model and its training.
+        slow: the latent, fitted on frames in their order, without actions.
+        dynamics: of the latent, and their training.
         planner: for the latent models and for the oracle; another one than CEM is named by its
             class_path, e.g. --planner=ICEM.
         play: the comparison.
@@ -104,7 +109,8 @@ def control(
     rates = {}
     for which, some in (("random_encoder/", random_encoder(frozen, seed)), ("", frozen)):
         print(f"Control: dynamics on {some.name}, then {play.episodes} episodes", flush=True)
-        model, latents = learn_dynamics(some, data, dynamics, seed)
+        embedding, latents = slow_embedding(some, data, slow)
+        model = learn_dynamics(embedding, latents, data, dynamics, FLOAT32, some.name, seed)
         agent = PlanningAgent(world_model=model, energy=energy, **parts)
         ours = rates[which] = played(agent)
     readout = position_readout(latents, data)

@@ -1,4 +1,4 @@
-"""The parts of the control recipe: experience, encoder of frames, dynamics, and what they show."""
+"""Experience of worlds, and what their world models are shown and measured by."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from jepa import seeds
 from jepa.files import write_arrays
-from jepa.frozen import FrozenEncoder
 
-from ..datasets.trajectories import EpisodeArrays, Trajectories, rows
+from ..datasets.trajectories import Trajectories, rows
 from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
-from ..datasets.windows import Windows, window_loader
 from ..planning.agent import PlanningAgent
-from ..planning.dynamics import LatentWorldModel, world_model
+from ..planning.dynamics import LatentWorldModel
 from ..planning.energies import GoalDistance
 from ..planning.evaluation import energy_landscape, record
-from ..planning.projection import SlowFeatures, fit_projection
 from ..planning.readout import LinearReadout
-from ..planning.training import DynamicsTraining
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TwoRoomsVectorEnv
 from ..planning.two_rooms_walks import random_walks
-from .progress import StepProgress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,31 +39,6 @@ class Experience:
     episodes: int = 500
     decisions: int = 32
     repeat: int = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dynamics:
-    """The latent dynamics and their training.
-
-    Args:
-        components: size of the latent.
-        frequencies: spatial cosines per axis that the patch grid is pooled to.
-        principal: principal components kept before the slow ones are looked for.
-        hidden: width of the dynamics' layers.
-        window: decisions foreseen in training.
-        steps: optimiser steps.
-        batch_size: windows per step.
-        learning_rate: highest.
-    """
-
-    components: int = 16
-    frequencies: int = 4
-    principal: int = 256
-    hidden: int = 256
-    window: int = 8
-    steps: int = 2000
-    batch_size: int = 256
-    learning_rate: float = 2e-3
 
 
 def gather(
@@ -98,38 +67,6 @@ def stacked(data: Trajectories, name: str) -> Shaped[Tensor, "E T ..."]:
     (count,) = np.unique(rows(name, data.lengths))
     steps = np.broadcast_to(np.arange(count), (len(everyone), count))
     return torch.from_numpy(data.read(name, everyone, steps))
-
-
-def learn_dynamics(
-    frozen: FrozenEncoder, data: Trajectories, dynamics: Dynamics, seed: int
-) -> tuple[LatentWorldModel, Float[Tensor, "E T D"]]:
-    """The world model, and the latents of all frames."""
-    projection = SlowFeatures(
-        components=dynamics.components,
-        frequencies=dynamics.frequencies,
-        principal=dynamics.principal,
-    )
-    latents = fit_projection(projection, frozen, stacked(data, "observations"))
-    actions = stacked(data, "actions")
-    scale = actions.square().mean(dim=(0, 1)).sqrt()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "dynamics"))
-        model = world_model(frozen, projection, scale, hidden=dynamics.hidden)
-    fields = {"observations": latents, "actions": actions}
-    flat = {name: field.flatten(0, 1).numpy() for name, field in fields.items()}
-    windows = Windows(EpisodeArrays(data.lengths, flat), length=dynamics.window)
-    trainer = Trainer(
-        max_steps=dynamics.steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        callbacks=[StepProgress(f"dynamics on {frozen.name}")],
-    )
-    training = DynamicsTraining(model.dynamics, learning_rate=dynamics.learning_rate)
-    trainer.fit(training, window_loader(windows, batch_size=dynamics.batch_size, seed=seed))
-    return model, latents
 
 
 def position_readout(latents: Float[Tensor, "E T D"], data: Trajectories) -> LinearReadout:

@@ -41,7 +41,9 @@ def future(*entry, seed=0):
 
 
 @pytest.mark.parametrize("norm", DISTANCES)
-@pytest.mark.parametrize(("steps", "discount"), [("last", 1.0), ("all", 1.0), ("all", 0.8)])
+@pytest.mark.parametrize(
+    ("steps", "discount"), [("last", 1.0), ("all", 1.0), ("all", 0.8), ("closest", 1.0)]
+)
 def test_goal_distances_and_sums_against_loops(norm, steps, discount):
     states, actions, goal = future()
     distance = GoalDistance(goal, norm=norm, steps=steps, discount=discount)
@@ -53,7 +55,9 @@ def test_goal_distances_and_sums_against_loops(norm, steps, discount):
         for b in range(B):
             gaps = [TRUTH[norm](z[s, b, t], g[b]) for t in range(H)]
             weights = discount ** np.arange(H)
-            away = gaps[-1] if steps == "last" else np.average(gaps, weights=weights)
+            away = {
+                "last": gaps[-1], "closest": min(gaps), "all": np.average(gaps, weights=weights)
+            }[steps]  # fmt: skip
             effort = (actions[s, b].double().numpy() ** 2).sum() / H
             assert found[s, b].item() == pytest.approx(0.7 * away + 0.1 * effort, rel=1e-5)
 

@@ -15,11 +15,12 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.planning.agent import PlanningAgent, RandomAgent, action_space_of
 from jepa.planning.cem import CEM
-from jepa.planning.dynamics import LatentWorldModel, Scales, world_model
+from jepa.planning.dynamics import LatentWorldModel, ResidualMLP, Scales
+from jepa.planning.embedding import FrozenEmbedding, features_of
 from jepa.planning.energies import GoalDistance
 from jepa.planning.evaluation import energy_landscape, evaluate, record
 from jepa.planning.oracle import TrueDynamics, WayToGoal
-from jepa.planning.projection import SlowFeatures, cosines, fit_projection
+from jepa.planning.projection import SlowFeatures, cosines
 from jepa.planning.readout import LinearReadout, distance_correlation
 from jepa.planning.recurrent import GRU
 from jepa.planning.training import DynamicsTraining
@@ -34,9 +35,18 @@ def tiny_encoder():
 
 def tiny_model():
     frames = torch.randint(0, 255, (4, 9, 64, 64, 3), dtype=torch.uint8)
+    embedding, latents = fitted(frames)
+    scales = Scales(latents.flatten(0, 1).std(dim=0), torch.ones(2))
+    return LatentWorldModel(embedding=embedding, dynamics=ResidualMLP(scales, hidden=16))
+
+
+def fitted(frames):
+    """Slow features of frames [E, T, H, W, C], and their latents."""
     projection = SlowFeatures(components=3, frequencies=2, principal=10)
-    fit_projection(projection, tiny_encoder(), frames)
-    return world_model(tiny_encoder(), projection, torch.ones(2), hidden=16)
+    embedding = FrozenEmbedding(tiny_encoder(), projection)
+    pooled = features_of(embedding, frames.flatten(0, 1), batch=7).unflatten(0, frames.shape[:2])
+    projection.fit(pooled)
+    return embedding, projection.latent(pooled)
 
 
 def test_cosines_are_the_orthonormal_dct():
@@ -65,9 +75,9 @@ def test_slow_features_recover_slow_sources():
 
 def test_fitting_returns_the_latents_that_the_model_encodes():
     frames = torch.randint(0, 255, (4, 9, 64, 64, 3), dtype=torch.uint8)
-    projection = SlowFeatures(components=3, frequencies=2, principal=10)
-    latents = fit_projection(projection, tiny_encoder(), frames, batch=7)
-    model = world_model(tiny_encoder(), projection, torch.ones(2), hidden=16)
+    embedding, latents = fitted(frames)
+    scales = Scales(torch.ones(3), torch.ones(2))
+    model = LatentWorldModel(embedding=embedding, dynamics=ResidualMLP(scales, hidden=16))
     again = model.encode(frames.flatten(0, 1))["latent"]
     assert torch.allclose(again, latents.flatten(0, 1), atol=1e-4)
 
@@ -77,7 +87,7 @@ def test_projection_errors_say_what_to_do():
     with pytest.raises(ValueError, match="do not fit the patch grid"):
         projection.pool(torch.zeros(2, 16, 4), (4, 4))
     with pytest.raises(RuntimeError, match="not fitted"):
-        projection(torch.zeros(2, 25, 4), (5, 5))
+        projection.latent(torch.zeros(2, 100))
     with pytest.raises(ValueError, match="as many frames"):
         projection.fit(torch.zeros(1, 5, 20))
 
@@ -102,7 +112,7 @@ def test_training_learns_linear_dynamics_and_leaves_the_encoder():
     path = torch.cat([start, start + (actions @ push).cumsum(1)], dim=1)
     rows = [{"observations": z, "actions": a} for z, a in zip(path, actions, strict=True)]
     training = DynamicsTraining(model.dynamics, learning_rate=2e-2)
-    before, old = training.errors(path, actions), model.encoder.fingerprint()
+    before, old = training.errors(path, actions), model.embedding.encoder.fingerprint()
     trainer = lightning.Trainer(
         max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -110,7 +120,7 @@ def test_training_learns_linear_dynamics_and_leaves_the_encoder():
     trainer.fit(training, DataLoader(rows, batch_size=50))
     after = training.errors(path, actions)
     assert (after < 0.1 * before).all()
-    assert model.encoder.fingerprint() == old
+    assert model.embedding.encoder.fingerprint() == old
 
 
 def oracle_agent(env, **numbers):
@@ -161,10 +171,8 @@ def test_the_agent_tells_a_model_that_remembers_what_was_done_and_what_came_of_i
     """The state of each decision is that of the whole history, and the plan starts from it."""
     env, model = TwoRoomsVectorEnv(2), tiny_model()
     torch.manual_seed(0)
-    scales = Scales(model.projection.spread, torch.ones(2))
-    model = LatentWorldModel(
-        encoder=model.encoder, projection=model.projection, dynamics=GRU(scales, hidden=8)
-    )
+    scales = Scales(torch.ones(3), torch.ones(2))
+    model = LatentWorldModel(embedding=model.embedding, dynamics=GRU(scales, hidden=8))
     agent = PlanningAgent(
         world_model=model,
         planner=CEM(horizon=3, samples=8, iterations=1, elites=2),

@@ -35,7 +35,8 @@ TWO_ROOMS = {
         "batch_size": 8,
     },
     "experience": {"episodes": 20, "decisions": 16, "repeat": 4},
-    "dynamics": {"steps": 20, "principal": 64, "components": 8, "batch_size": 64},
+    "slow": {"principal": 64, "components": 8},
+    "dynamics": {"steps": 20, "batch_size": 64},
     "planner": {"horizon": 6, "samples": 16, "iterations": 2},
     "play": {"episodes": 6, "max_steps": 40},
 }

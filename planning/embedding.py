@@ -1,0 +1,169 @@
+"""From observations to latents: a frozen encoder and a projection, or a network that learns.
+
+An embedding has two parts: `features` never change, so that they can be computed once for all
+episodes; calling it takes them to latents, and may be trained.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepa.frozen import FrozenEncoder
+from jepa.shapes import Grid
+
+from .projection import cosine_pooling
+
+
+class Embedding(nn.Module):
+    """Observations to latents [B, size]."""
+
+    size: int
+
+    def features(self, observation: UInt8[Tensor, "B H W C"]) -> Shaped[Tensor, "B *F"]:
+        """What is fixed; by default the images as they are."""
+        return observation
+
+    def forward(self, features: Shaped[Tensor, "B *F"]) -> Float[Tensor, "B D"]:
+        """Latents of features."""
+        raise NotImplementedError("an embedding is called as embedding(embedding.features(images))")
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """From the patch grid to a vector that keeps where things are, and on to the latent."""
+
+    components: int
+
+    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B F"]: ...
+
+    def latent(self, pooled: Float[Tensor, "*B F"]) -> Float[Tensor, "*B K"]: ...
+
+
+class FrozenEmbedding(Embedding):
+    """A frozen encoder, whose patch grid is projected.
+
+    Args:
+        encoder: pretrained without actions; never trained here.
+        projection: a module; `LearntProjection` is trained, `SlowFeatures` fitted.
+    """
+
+    def __init__(self, encoder: FrozenEncoder, projection: Projection) -> None:
+        super().__init__()
+        self.encoder, self.projection, self.size = encoder, projection, projection.components
+
+    @torch.no_grad()
+    def features(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B F"]:
+        """Tokens, pooled."""
+        images = observation.permute(0, 3, 1, 2)
+        return self.projection.pool(self.encoder(images), self.encoder.grid(images))
+
+    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B D"]:
+        """Latents of pooled tokens."""
+        return self.projection.latent(features)
+
+
+class LearntProjection(nn.Module):
+    """The pooled patch grid through two layers, to be trained with the dynamics.
+
+    Args:
+        width: of the encoder's tokens, D.
+        components: size of the latent.
+        frequencies: cosines per axis that the grid is pooled to; at most its side.
+        hidden: width of the layer between.
+    """
+
+    def __init__(
+        self, width: int, *, components: int = 32, frequencies: int = 8, hidden: int = 256
+    ) -> None:
+        super().__init__()
+        self.components, self.frequencies = components, frequencies
+        pooled = frequencies**2 * width
+        self.layers = nn.Sequential(
+            nn.LayerNorm(pooled),
+            nn.Linear(pooled, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, components),
+        )
+
+    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B F"]:
+        """The lowest cosine coefficients of the grid."""
+        return cosine_pooling(tokens, grid, self.frequencies)
+
+    def latent(self, pooled: Float[Tensor, "*B F"]) -> Float[Tensor, "*B K"]:
+        """[B, components]."""
+        return self.layers(pooled)
+
+
+class PixelEmbedding(Embedding):
+    """A small convolutional network, to be trained with the dynamics.
+
+    Patches of 4 x 4 pixels, two convolutions, and a linear layer over all places, which so keeps
+    where things are.
+
+    Args:
+        image_size: pixels of a side; a multiple of 8.
+        size: of the latent.
+        width: channels of the first layer.
+        mean, std: of the pixels, in 0 to 255, per channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        size: int = 32,
+        width: int = 32,
+        mean: Float[Tensor, " C"],
+        std: Float[Tensor, " C"],
+    ) -> None:
+        super().__init__()
+        if image_size % 8 or width % 2:
+            raise ValueError(
+                "expected an image_size that is a multiple of 8 and an even width; got "
+                f"{image_size} and {width}"
+            )
+        self.size = size
+        self.register_buffer("mean", mean.float().clone())
+        self.register_buffer("std", std.float().clone())
+        self.layers = nn.Sequential(
+            nn.Conv2d(len(mean), width, 4, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.GroupNorm(2, 2 * width),
+            nn.ReLU(),
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 16, 1),
+            nn.Flatten(),
+            nn.Linear(16 * (image_size // 8) ** 2, size),
+        )
+
+    def forward(self, features: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B D"]:
+        """Latents of images as environments give them, channels last in memory too."""
+        images = (features.float() - self.mean) / self.std
+        return self.layers(images.permute(0, 3, 1, 2))
+
+
+@torch.no_grad()
+def features_of(
+    embedding: Embedding, observations: Shaped[Tensor, "n *O"], batch: int = 256
+) -> Shaped[Tensor, "n *F"]:
+    """The fixed part of all observations."""
+    return torch.cat([embedding.features(some) for some in observations.split(batch)])
+
+
+@torch.no_grad()
+def latents_of(
+    embedding: Embedding, features: Shaped[Tensor, "n *F"], batch: int = 256
+) -> Float[Tensor, "n D"]:
+    """Latents of all features."""
+    return torch.cat([embedding(some).float() for some in features.split(batch)])

@@ -1,0 +1,178 @@
+"""Learning of latent worlds: slow features of a frozen encoder, or latents learnt from actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytorch_lightning as lightning
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from jepa import seeds
+from jepa.frozen import FrozenEncoder
+
+from ..datasets.trajectories import EpisodeArrays, Trajectories
+from ..datasets.windows import Windows, window_loader
+from ..planning.dynamics import LatentWorldModel, ResidualMLP, Scales
+from ..planning.embedding import Embedding, FrozenEmbedding, features_of, latents_of
+from ..planning.joint import PLDM, JointTraining, Terms
+from ..planning.projection import SlowFeatures
+from ..planning.training import DynamicsTraining
+from .fit import Hardware
+from .progress import StepProgress
+from .world import stacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow:
+    """The latent of a frozen encoder that needs no actions; see `SlowFeatures`.
+
+    Args:
+        components: size of the latent.
+        frequencies: spatial cosines per axis that the patch grid is pooled to.
+        principal: principal components kept before the slow ones are looked for.
+    """
+
+    components: int = 16
+    frequencies: int = 4
+    principal: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """A latent that is learnt together with dynamics, from actions.
+
+    Args:
+        terms: what keeps it from collapsing: PLDM, or LeWM, given as a class_path.
+        hidden: width of the dynamics' layers.
+        window: decisions foreseen in training.
+        steps: optimiser steps.
+        batch_size: windows per step.
+        learning_rate: highest.
+    """
+
+    terms: Callable[[int, Tensor], Terms] = PLDM
+    hidden: int = 256
+    window: int = 8
+    steps: int = 5000
+    batch_size: int = 64
+    learning_rate: float = 7e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dynamics:
+    """The dynamics of a latent that is fixed, and their training.
+
+    Args:
+        hidden: width of the layers.
+        window: decisions foreseen in training.
+        steps: optimiser steps.
+        batch_size: windows per step.
+        learning_rate: highest.
+    """
+
+    hidden: int = 256
+    window: int = 8
+    steps: int = 2000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+
+
+def slow_embedding(
+    frozen: FrozenEncoder, data: Trajectories, slow: Slow
+) -> tuple[FrozenEmbedding, Float[Tensor, "E T D"]]:
+    """The embedding by slow features, fitted; and the latents of all frames."""
+    projection = SlowFeatures(
+        components=slow.components, frequencies=slow.frequencies, principal=slow.principal
+    )
+    embedding = FrozenEmbedding(frozen, projection)
+    pooled = all_features(embedding, data)
+    projection.fit(pooled)
+    return embedding, projection.latent(pooled)
+
+
+def learn_jointly(
+    embedding: Embedding,
+    features: Trajectories,
+    joint: Joint,
+    hardware: Hardware,
+    title: str,
+    seed: int,
+) -> None:
+    """Trains the embedding on windows of its `features`; its dynamics are thrown away, since those
+    that learn from the final latents, as they do in `learn_dynamics`, are better and cost less."""
+    scale = action_scale(features)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "joint"))
+        scales = Scales(torch.ones(embedding.size), scale)
+        training = JointTraining(
+            embedding,
+            ResidualMLP(scales, hidden=joint.hidden),
+            joint.terms(embedding.size, scale),
+            learning_rate=joint.learning_rate,
+        )
+    windows = Windows(features, length=joint.window)
+    loader = window_loader(windows, batch_size=joint.batch_size, seed=seed)
+    trainer(joint.steps, hardware, f"latents of {title}").fit(training, loader)
+
+
+def learn_dynamics(
+    embedding: Embedding,
+    latents: Float[Tensor, "E T D"],
+    data: Trajectories,
+    dynamics: Dynamics,
+    hardware: Hardware,
+    title: str,
+    seed: int,
+) -> LatentWorldModel:
+    """The world model of the embedding, whose latents of all frames are given."""
+    scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "dynamics"))
+        model = LatentWorldModel(
+            embedding=embedding, dynamics=ResidualMLP(scales, hidden=dynamics.hidden)
+        )
+    windows = Windows(with_observations(data, latents), length=dynamics.window)
+    loader = window_loader(windows, batch_size=dynamics.batch_size, seed=seed)
+    training = DynamicsTraining(model.dynamics, learning_rate=dynamics.learning_rate)
+    trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
+    return model
+
+
+def all_features(embedding: Embedding, data: Trajectories) -> Shaped[Tensor, "E T *F"]:
+    """What is fixed in the embedding, of all frames of equally long episodes."""
+    frames = stacked(data, "observations")
+    return features_of(embedding, frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+def all_latents(embedding: Embedding, features: Shaped[Tensor, "E T *F"]) -> Float[Tensor, "E T D"]:
+    """Latents of all frames."""
+    return latents_of(embedding, features.flatten(0, 1)).unflatten(0, features.shape[:2])
+
+
+def with_observations(data: Trajectories, observations: Shaped[Tensor, "E T *F"]) -> EpisodeArrays:
+    """The episodes, with something else for observations."""
+    fields = {"observations": observations, "actions": stacked(data, "actions")}
+    return EpisodeArrays(data.lengths, {n: f.flatten(0, 1).numpy() for n, f in fields.items()})
+
+
+def action_scale(data: Trajectories) -> Float[Tensor, " A"]:
+    """Root mean square of each action component."""
+    return stacked(data, "actions").square().mean(dim=(0, 1)).sqrt()
+
+
+def trainer(steps: int, hardware: Hardware, title: str) -> lightning.Trainer:
+    """Trains for so many steps, with a bar."""
+    return lightning.Trainer(
+        max_steps=steps,
+        accelerator=hardware.accelerator,
+        precision=hardware.lightning_precision(),
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        callbacks=[StepProgress(title)],
+    )

@@ -1,0 +1,210 @@
+"""TwoRooms with its wall and door elsewhere in every episode: a world model, learnt and played."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from gymnasium.vector import VectorEnv
+from safetensors.torch import load_file, save_file
+from tensordict import TensorDict
+
+from jepa import seeds
+from jepa.files import atomic_path, load_strictly
+
+from ..datasets.trajectories import Trajectories
+from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
+from ..planning.cem import CEM
+from ..planning.embedding import Embedding, FrozenEmbedding, LearntProjection, PixelEmbedding
+from ..planning.energies import ComposableEnergy, GoalDistance
+from ..planning.evaluation import Agent, Evaluation, evaluate
+from ..planning.icem import ICEM
+from ..planning.mppi import MPPI
+from ..planning.oracle import TrueDynamics, WayToGoal
+from ..planning.two_rooms import TwoRooms
+from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
+from .control import share
+from .fit import Hardware
+from .frame_pretraining import FramePretraining, pretrained_on_frames
+from .latent import (
+    Dynamics,
+    Joint,
+    all_features,
+    all_latents,
+    learn_dynamics,
+    learn_jointly,
+    with_observations,
+)
+from .probe import print_rows
+from .results import exactly, rows_of, write_result
+from .world import Experience, gather, horizon_errors, position_readout, stacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """The size of the embedding.
+
+    Args:
+        size: of the latent.
+        width: channels of the network that sees pixels.
+        frequencies: cosines per axis that a frozen encoder's patch grid is pooled to.
+        hidden: width of the projection behind a frozen encoder.
+    """
+
+    size: int = 32
+    width: int = 32
+    frequencies: int = 8
+    hidden: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """How the agents are compared.
+
+    Args:
+        episodes: start-goal pairs in different rooms, the same for all agents.
+        max_steps: environment steps per episode.
+        haste: weight of the mean distance beside the closest approach.
+        seed: of the layouts and start-goal pairs; settings were chosen on those of seed 0.
+    """
+
+    episodes: int = 100
+    max_steps: int = 200
+    haste: float = 0.05
+    seed: int = 1000
+
+
+def rooms(
+    *,
+    out: Path,
+    pretraining: FramePretraining | None = None,
+    experience: Experience = Experience(),  # noqa: B008
+    latent: Latent = Latent(),
+    joint: Joint = Joint(),  # noqa: B008
+    dynamics: Dynamics = Dynamics(),  # noqa: B008
+    planner: CEM | ICEM | MPPI = CEM(),  # noqa: B008
+    play: Rounds = Rounds(),
+    hardware: Hardware = Hardware(),  # noqa: B008
+    name: str = "rooms",
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Plan in TwoRooms with random walls and doors: a frozen encoder, or all learnt end to end.
+
+    Args:
+        out: folder of the run; must be empty unless resuming.
+        pretraining: of the encoder that is then frozen, on single frames, without actions; null:
+            no encoder, the latent is learnt from pixels together with the dynamics.
+        experience: what is collected.
+        latent: size of the embedding.
+        joint: training of the embedding together with dynamics.
+        dynamics: training of the dynamics on the final latents.
+        planner: for the world model and for the oracle.
+        play: the comparison.
+        hardware: device, precision and threads of both trainings.
+        name: of the recipe, in results.
+        seed: of everything but the start-goal pairs.
+        resume: go on with the run in `out`; finished parts are kept.
+    """
+    began = time.monotonic()
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    world = TwoRooms(random_layout=True)
+    data, held_out = gather(out / "episodes", world, experience, seed)
+    embedding = new_embedding(out, data, pretraining, latent, name, seed)
+    title = "pixels" if pretraining is None else "a frozen encoder"
+    features = all_features(embedding, data)
+    weights = out / "embedding.safetensors"
+    if not weights.is_file():
+        learn_jointly(embedding, with_observations(data, features), joint, hardware, title, seed)
+        with atomic_path(weights) as temporary:
+            save_file(embedding.state_dict(), temporary)
+    load_strictly(embedding, load_file(weights), str(weights))
+    embedding.eval()
+    latents = all_latents(embedding, features)
+    model = learn_dynamics(embedding, latents, data, dynamics, hardware, title, seed)
+    with atomic_path(out / "dynamics.safetensors") as temporary:
+        save_file(model.dynamics.state_dict(), temporary)
+    learning = time.monotonic() - began
+
+    env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)
+    space = action_space_of(env.single_action_space)
+    parts = {"planner": planner, "action_space": space, "repeat": experience.repeat, "seed": seed}
+
+    def played(agent: Agent, shown: VectorEnv = env) -> Evaluation:
+        return evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
+
+    energies = {
+        "success": partial(approach, haste=play.haste),
+        "success_all_steps": partial(GoalDistance, steps="all"),
+        "success_last_step": partial(GoalDistance, steps="last"),
+    }
+    metrics = {}
+    for metric, energy in energies.items():
+        print(f"Rooms: {play.episodes} episodes, {metric}", flush=True)
+        found = played(PlanningAgent(world_model=model, energy=energy, **parts))
+        metrics[metric] = share(found)
+    oracle = TrueDynamics(rooms=world, repeat=experience.repeat)
+    baselines = {
+        "random_policy/success": played(
+            RandomAgent(action_space=space, repeat=experience.repeat, seed=seed)
+        ),
+        "oracle/success": played(
+            PlanningAgent(world_model=oracle, energy=WayToGoal, **parts), TrueState(env)
+        ),
+    }
+    errors = horizon_errors(model, held_out, position_readout(latents, data))
+    metrics |= {
+        "position_error_px": exactly(errors[-1]),
+        "excluded": exactly(found.excluded),
+        "learning_minutes": exactly(learning / 60),
+    }
+    result = write_result(
+        out,
+        recipe=name,
+        seed=seed,
+        seconds=time.monotonic() - began,
+        metrics=metrics,
+        baselines={who: share(rate) for who, rate in baselines.items()},
+    )
+    print_rows(rows_of(result))
+
+
+def new_embedding(
+    out: Path,
+    data: Trajectories,
+    pretraining: FramePretraining | None,
+    latent: Latent,
+    name: str,
+    seed: int,
+) -> Embedding:
+    """The embedding before its training, its encoder pretrained if there is one."""
+    frames = stacked(data, "observations").flatten(0, 1)
+    if pretraining is not None:
+        images = frames.permute(0, 3, 1, 2)
+        frozen = pretrained_on_frames(images, out / "encoder", pretraining, f"{name} frames", seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "embedding"))
+        if pretraining is None:
+            some = frames[:: max(1, len(frames) // 1000)].float()
+            return PixelEmbedding(
+                image_size=frames.shape[1],
+                size=latent.size,
+                width=latent.width,
+                mean=some.mean(dim=(0, 1, 2)),
+                std=some.std(dim=(0, 1, 2)),
+            )
+        projection = LearntProjection(
+            frozen.dim,
+            components=latent.size,
+            frequencies=latent.frequencies,
+            hidden=latent.hidden,
+        )
+        return FrozenEmbedding(frozen, projection)
+
+
+def approach(goal: TensorDict, *, haste: float) -> ComposableEnergy:
+    """How near the plan comes to the goal, and a little of how long it stays away."""
+    return GoalDistance(goal, steps="closest") + haste * GoalDistance(goal, steps="all")

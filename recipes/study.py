@@ -1,0 +1,128 @@
+"""Studies: several runs of recipes, each over seeds, side by side in one result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from .demo import config_of
+from .probe import print_rows
+from .results import Measured, Result, read_result, rows_of, write_result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One recipe over seeds.
+
+    Args:
+        command: of `jepa`.
+        config: a recipe of ours by name, or a YAML file.
+        seeds: one run each.
+        options: further ones of the command, e.g. --joint.steps=100.
+        metrics: those that the study shows.
+    """
+
+    command: str
+    config: str
+    seeds: list[int] = field(default_factory=lambda: [0])
+    options: list[str] = field(default_factory=list)
+    metrics: list[str]
+
+
+def study(
+    *,
+    out: Path,
+    runs: dict[str, Run],
+    baselines: str | None = None,
+    workers: int = 1,
+    name: str = "study",
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Run recipes over seeds, several at a time, and put their results side by side.
+
+    A number of several seeds is their mean, its interval that of Student's t over the seeds.
+
+    Args:
+        out: folder of the study, a folder in it for each run; must be empty unless resuming.
+        runs: by the name that their numbers get.
+        baselines: the run whose baselines are shown, of its first seed; null: none.
+        workers: runs at a time, each in a process of its own.
+        name: of the recipe, in results.
+        seed: added to every seed.
+        resume: go on with the study in `out`; finished runs are kept.
+    """
+    began = time.monotonic()
+    commands = {key: config_of(run.config) for key, run in runs.items()}  # all exist, or none runs
+    jobs = [(key, each + seed) for key, run in runs.items() for each in run.seeds]
+    if baselines is not None and baselines not in runs:
+        raise ValueError(f"baselines are of one of the runs {sorted(runs)}; got {baselines!r}")
+
+    def work(job: tuple[str, int]) -> Result:
+        key, each = job
+        folder = out / f"{key}-{each}"
+        if not (folder / "result.json").is_file():
+            call(runs[key], commands[key], each, folder)
+            print(f"Study: {key}, seed {each}, after {minutes(began)}", flush=True)
+        return read_result(folder / "result.json")
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = dict(zip(jobs, pool.map(work, jobs), strict=True))
+    metrics = {
+        f"{key}/{metric}": over_seeds([found[key, each + seed] for each in run.seeds], metric)
+        for key, run in runs.items()
+        for metric in run.metrics
+    }
+    shown: Mapping[str, Measured] = {}
+    if baselines is not None:
+        shown = found[baselines, runs[baselines].seeds[0] + seed]["baselines"]
+    result = write_result(
+        out,
+        recipe=name,
+        seed=seed,
+        seconds=sum(result["seconds"] for result in found.values()),
+        metrics=metrics,
+        baselines=shown,
+    )
+    print_rows(rows_of(result))
+
+
+def call(run: Run, config: str, seed: int, folder: Path) -> None:
+    """Runs one recipe, its words in `log.txt`; raises RuntimeError with the last of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["--config", config, f"--out={folder}", f"--seed={seed}", "--resume", *run.options]
+    with open(folder.with_suffix(".log"), "a") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "jepa.recipes.cli", run.command, *arguments],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode:
+        words = folder.with_suffix(".log").read_text().splitlines()[-15:]
+        raise RuntimeError(f"{folder.name} failed:\n" + "\n".join(words))
+
+
+def over_seeds(results: Sequence[Result], metric: str) -> Measured:
+    """Mean and interval; a single run's own."""
+    for result in results:
+        if metric not in result["metrics"]:
+            raise ValueError(f"no metric {metric!r}; there are {sorted(result['metrics'])}")
+    if len(results) == 1:
+        return results[0]["metrics"][metric]
+    values = np.array([result["metrics"][metric]["value"] for result in results])
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    mean = float(values.mean())
+    return Measured(value=mean, low=mean - float(reach), high=mean + float(reach))
+
+
+def minutes(began: float) -> str:
+    """Since then."""
+    return f"{(time.monotonic() - began) / 60:.0f} minutes"

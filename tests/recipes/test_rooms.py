@@ -1,0 +1,108 @@
+"""TwoRooms with random layouts, learnt and played at toy size; and studies of several runs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from jepa.recipes import study as study_module
+from jepa.recipes.cli import main
+from jepa.recipes.study import Run, over_seeds
+
+ROOMS = {
+    "name": "tiny",
+    "experience": {"episodes": 20, "decisions": 6, "repeat": 4},
+    "latent": {"size": 4, "width": 8, "frequencies": 2, "hidden": 8},
+    "joint": {"hidden": 16, "window": 3, "steps": 6, "batch_size": 8},
+    "dynamics": {"hidden": 16, "window": 4, "steps": 6, "batch_size": 8},
+    "planner": {"horizon": 4, "samples": 8, "iterations": 1, "elites": 2},
+    "play": {"episodes": 3, "max_steps": 8},
+    "hardware": {"accelerator": "cpu", "precision": "float32"},
+}
+FROZEN = {
+    "pretraining": {
+        "encoder": {
+            "image_size": 64, "patch_size": 16, "channels": 3, "dim": 12, "depth": 1, "heads": 1
+        },
+        "predictor": {"dim": 12, "depth": 1, "heads": 1},
+        "masks": {"min_keep": 2},
+        "batch_size": 8,
+        "optimisation": {"steps": 3},
+    }
+}  # fmt: skip
+
+
+def config(path, **more):
+    path.write_text(yaml.safe_dump(ROOMS | more))
+    return str(path)
+
+
+@pytest.mark.parametrize("more", [{}, FROZEN], ids=["pixels", "frozen"])
+def test_a_run_learns_plays_and_does_not_learn_twice(more, tmp_path, capsys):
+    given, out = config(tmp_path / "rooms.yaml", **more), tmp_path / "run"
+    assert main(["rooms", "--config", given, f"--out={out}"]) == 0, capsys.readouterr().err
+    first = json.loads((out / "result.json").read_text())
+    assert {"success", "success_all_steps", "success_last_step"} <= first["metrics"].keys()
+    assert first["baselines"].keys() == {"random_policy/success", "oracle/success"}
+    learnt = (out / "embedding.safetensors").stat().st_mtime_ns
+    assert main(["rooms", "--config", given, f"--out={out}", "--resume"]) == 0
+    again = json.loads((out / "result.json").read_text())
+    assert (out / "embedding.safetensors").stat().st_mtime_ns == learnt
+    for name in ("success", "position_error_px"):
+        assert again["metrics"][name] == first["metrics"][name]
+
+
+def test_a_study_runs_recipes_over_seeds_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def pretended(run, config, seed, folder):
+        calls.append((run.options, config, seed))
+        folder.mkdir(parents=True)
+        value = {"value": 0.5 + seed / 10, "low": 0.0, "high": 1.0}
+        (folder / "result.json").write_text(
+            json.dumps(
+                {"seconds": 60.0, "metrics": {"success": value}, "baselines": {"r/success": value}}
+            )
+        )
+
+    monkeypatch.setattr(study_module, "call", pretended)
+    rooms = config(tmp_path / "rooms.yaml")
+    several = {"command": "rooms", "config": rooms, "seeds": [0, 1, 2], "metrics": ["success"]}
+    one = {"command": "rooms", "config": rooms, "options": ["--x=1"], "metrics": ["success"]}
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        yaml.safe_dump({"runs": {"a": several, "b": one}, "baselines": "a", "workers": 2})
+    )
+    out = tmp_path / "study"
+    assert main(["study", "--config", str(path), f"--out={out}"]) == 0, capsys.readouterr().err
+    assert sorted(calls, key=str) == [
+        (["--x=1"], rooms, 0), ([], rooms, 0), ([], rooms, 1), ([], rooms, 2)
+    ]  # fmt: skip
+    result = json.loads((out / "result.json").read_text())
+    low, high = stats.t.interval(0.95, 2, loc=0.6, scale=stats.sem([0.5, 0.6, 0.7]))
+    assert result["metrics"]["a/success"] == pytest.approx({"value": 0.6, "low": low, "high": high})
+    assert result["metrics"]["b/success"] == {"value": 0.5, "low": 0.0, "high": 1.0}
+    assert result["baselines"]["r/success"]["value"] == 0.5
+    assert main(["study", "--config", str(path), f"--out={out}", "--resume"]) == 0
+    assert len(calls) == 4
+
+
+def test_a_study_calls_the_command_and_says_why_it_failed(tmp_path):
+    given = config(tmp_path / "rooms.yaml", play={"episodes": 2, "max_steps": 4})
+    run = Run(command="rooms", config=given, metrics=["success"])
+    study_module.call(run, given, 3, tmp_path / "good-3")
+    assert json.loads((tmp_path / "good-3" / "result.json").read_text())["seed"] == 3
+    wrong = Run(command="rooms", config=given, metrics=[], options=["--joint.stepz=1"])
+    with pytest.raises(RuntimeError, match="stepz"):
+        study_module.call(wrong, given, 0, tmp_path / "bad-0")
+
+
+def test_numbers_that_no_run_has_are_named():
+    result = {"metrics": {"success": {"value": 1.0, "low": 1.0, "high": 1.0}}}
+    with pytest.raises(ValueError, match=r"no metric 'reward'.*success"):
+        over_seeds([result], "reward")
+    assert np.isclose(over_seeds([result, result], "success")["low"], 1.0)
