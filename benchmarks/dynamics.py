@@ -7,6 +7,9 @@ several. Every kind of dynamics learns from the same windows for the same number
 given 6 decisions that happened and foresees the latents of the next 8.
 """
 
+# pyright: reportMissingImports=false
+# (the folders are mapped into `jepa` at installation)
+
 from __future__ import annotations
 
 import argparse

@@ -252,7 +252,7 @@ def test_a_time_budget_ends_the_search_and_the_plan_is_whole(planner):
     model, generator = Slow(), torch.Generator().manual_seed(0)
     hurried = replace(planner, iterations=1000, seconds=0.05)
     plan = hurried.plan(model, state, energy, box(1.0), None, generator)
-    assert 2 <= model.calls <= 6
+    assert 1 <= model.calls <= 6  # on a busy machine the first may take all of the time
     again = energy(Linear().rollout(state, plan.actions), plan.actions)
     assert torch.allclose(again, plan.energy, atol=1e-5)
 
