@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -41,6 +43,8 @@ from .latent import (
 from .probe import print_rows
 from .results import exactly, rows_of, write_result
 from .world import Experience, gather, horizon_errors, position_readout, stacked
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +145,10 @@ def rooms(
         "success_all_steps": partial(GoalDistance, steps="all"),
         "success_last_step": partial(GoalDistance, steps="last"),
     }
-    metrics = {}
+    found = {}
     for metric, energy in energies.items():
         print(f"Rooms: {play.episodes} episodes, {metric}", flush=True)
-        found = played(PlanningAgent(world_model=model, energy=energy, **parts))
-        metrics[metric] = share(found)
+        found[metric] = played(PlanningAgent(world_model=model, energy=energy, **parts))
     oracle = TrueDynamics(rooms=world, repeat=experience.repeat)
     baselines = {
         "random_policy/success": played(
@@ -156,9 +159,9 @@ def rooms(
         ),
     }
     errors = horizon_errors(model, held_out, position_readout(latents, data))
-    metrics |= {
+    metrics = {metric: share(evaluation) for metric, evaluation in found.items()} | {
         "position_error_px": exactly(errors[-1]),
-        "excluded": exactly(found.excluded),
+        "excluded": exactly(found["success"].excluded),
         "learning_minutes": exactly(learning / 60),
     }
     result = write_result(
@@ -182,27 +185,36 @@ def new_embedding(
 ) -> Embedding:
     """The embedding before its training, its encoder pretrained if there is one."""
     frames = stacked(data, "observations").flatten(0, 1)
-    if pretraining is not None:
-        images = frames.permute(0, 3, 1, 2)
-        frozen = pretrained_on_frames(images, out / "encoder", pretraining, f"{name} frames", seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "embedding"))
-        if pretraining is None:
-            some = frames[:: max(1, len(frames) // 1000)].float()
-            return PixelEmbedding(
+    if pretraining is None:
+        some = frames[:: max(1, len(frames) // 1000)].float()
+        return seeded(
+            seed,
+            partial(
+                PixelEmbedding,
                 image_size=frames.shape[1],
                 size=latent.size,
                 width=latent.width,
                 mean=some.mean(dim=(0, 1, 2)),
                 std=some.std(dim=(0, 1, 2)),
-            )
-        projection = LearntProjection(
-            frozen.dim,
-            components=latent.size,
-            frequencies=latent.frequencies,
-            hidden=latent.hidden,
+            ),
         )
-        return FrozenEmbedding(frozen, projection)
+    images = frames.permute(0, 3, 1, 2)
+    frozen = pretrained_on_frames(images, out / "encoder", pretraining, f"{name} frames", seed)
+    projection = partial(
+        LearntProjection,
+        frozen.dim,
+        components=latent.size,
+        frequencies=latent.frequencies,
+        hidden=latent.hidden,
+    )
+    return FrozenEmbedding(frozen, seeded(seed, projection))
+
+
+def seeded(seed: int, build: Callable[[], Part]) -> Part:
+    """What `build` makes with weights that the seed gives."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "embedding"))
+        return build()
 
 
 def approach(goal: TensorDict, *, haste: float) -> ComposableEnergy:
