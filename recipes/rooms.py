@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -19,6 +19,7 @@ from jepa.files import atomic_path, load_strictly
 
 from ..datasets.trajectories import Trajectories
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
+from ..planning.bfloat16 import Bfloat16
 from ..planning.cem import CEM
 from ..planning.embedding import Embedding, FrozenEmbedding, LearntProjection, PixelEmbedding
 from ..planning.energies import ComposableEnergy, GoalDistance
@@ -71,12 +72,15 @@ class Rounds:
     Args:
         episodes: start-goal pairs in different rooms, the same for all agents.
         max_steps: environment steps per episode.
+        energies: by which plans are judged, each for all episodes: "approach" how near a plan comes
+            to the goal; the distance at "all" steps, in the mean, or at the "last" one.
         haste: weight of the mean distance beside the closest approach.
         seed: of the layouts and start-goal pairs; settings were chosen on those of seed 0.
     """
 
     episodes: int = 100
     max_steps: int = 200
+    energies: Sequence[Literal["approach", "all", "last"]] = ("approach",)
     haste: float = 0.05
     seed: int = 1000
 
@@ -140,15 +144,18 @@ def rooms(
     def played(agent: Agent, shown: VectorEnv = env) -> Evaluation:
         return evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
 
+    fast = hardware.lightning_precision() == "bf16-mixed"
+    planned = Bfloat16(model) if fast else model
     energies = {
-        "success": partial(approach, haste=play.haste),
-        "success_all_steps": partial(GoalDistance, steps="all"),
-        "success_last_step": partial(GoalDistance, steps="last"),
+        "approach": partial(approach, haste=play.haste),
+        "all": partial(GoalDistance, steps="all"),
+        "last": partial(GoalDistance, steps="last"),
     }
     found = {}
-    for metric, energy in energies.items():
-        print(f"Rooms: {play.episodes} episodes, {metric}", flush=True)
-        found[metric] = played(PlanningAgent(world_model=model, energy=energy, **parts))
+    for which in play.energies:
+        print(f"Rooms: {play.episodes} episodes, energy: {which}", flush=True)
+        agent = PlanningAgent(world_model=planned, energy=energies[which], **parts)
+        found["success" if which == "approach" else f"success_{which}"] = played(agent)
     oracle = TrueDynamics(rooms=world, repeat=experience.repeat)
     baselines = {
         "random_policy/success": played(
@@ -159,9 +166,10 @@ def rooms(
         ),
     }
     errors = horizon_errors(model, held_out, position_readout(latents, data))
+    (excluded,) = {evaluation.excluded for evaluation in found.values()}
     metrics = {metric: share(evaluation) for metric, evaluation in found.items()} | {
         "position_error_px": exactly(errors[-1]),
-        "excluded": exactly(found["success"].excluded),
+        "excluded": exactly(excluded),
         "learning_minutes": exactly(learning / 60),
     }
     result = write_result(

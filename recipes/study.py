@@ -27,14 +27,14 @@ class Run:
         config: a recipe of ours by name, or a YAML file.
         seeds: one run each.
         options: further ones of the command, e.g. --joint.steps=100.
-        metrics: those that the study shows.
+        metrics: those that the study shows, and under what name.
     """
 
     command: str
     config: str
     seeds: list[int] = field(default_factory=lambda: [0])
     options: list[str] = field(default_factory=list)
-    metrics: list[str]
+    metrics: dict[str, str]
 
 
 def study(
@@ -53,7 +53,7 @@ def study(
 
     Args:
         out: folder of the study, a folder in it for each run; must be empty unless resuming.
-        runs: by the name that their numbers get.
+        runs: by name; their numbers' names must differ.
         baselines: the run whose baselines are shown, of its first seed; null: none.
         workers: runs at a time, each in a process of its own.
         name: of the recipe, in results.
@@ -63,6 +63,9 @@ def study(
     began = time.monotonic()
     commands = {key: config_of(run.config) for key, run in runs.items()}  # all exist, or none runs
     jobs = [(key, each + seed) for key, run in runs.items() for each in run.seeds]
+    names = [shown for run in runs.values() for shown in run.metrics.values()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"numbers of a study need different names; got {sorted(names)}")
     if baselines is not None and baselines not in runs:
         raise ValueError(f"baselines are of one of the runs {sorted(runs)}; got {baselines!r}")
 
@@ -77,20 +80,20 @@ def study(
     with ThreadPoolExecutor(workers) as pool:
         found = dict(zip(jobs, pool.map(work, jobs), strict=True))
     metrics = {
-        f"{key}/{metric}": over_seeds([found[key, each + seed] for each in run.seeds], metric)
+        shown: over_seeds([found[key, each + seed] for each in run.seeds], metric)
         for key, run in runs.items()
-        for metric in run.metrics
+        for metric, shown in run.metrics.items()
     }
-    shown: Mapping[str, Measured] = {}
+    others: Mapping[str, Measured] = {}
     if baselines is not None:
-        shown = found[baselines, runs[baselines].seeds[0] + seed]["baselines"]
+        others = found[baselines, runs[baselines].seeds[0] + seed]["baselines"]
     result = write_result(
         out,
         recipe=name,
         seed=seed,
         seconds=sum(result["seconds"] for result in found.values()),
         metrics=metrics,
-        baselines=shown,
+        baselines=others,
     )
     print_rows(rows_of(result))
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from jepa.planning.bfloat16 import Bfloat16
 from jepa.planning.causal import CausalTransformer, attended
 from jepa.planning.cem import CEM
-from jepa.planning.dynamics import ResidualMLP, Scales
+from jepa.planning.dynamics import LatentWorldModel, ResidualMLP, Scales
+from jepa.planning.embedding import PixelEmbedding
 from jepa.planning.energies import GoalDistance
 from jepa.planning.heads import GaussianHead, PointHead, soft_bounds
 from jepa.planning.protocols import ActionSpace
@@ -214,3 +216,21 @@ def test_planners_need_not_know_what_dynamics_remember(kind):
     plan = planner.plan(Model(), start, energy, space, None, torch.Generator().manual_seed(0))
     again = energy(dynamics.rollout(start, plan.actions), plan.actions)
     assert torch.allclose(plan.energy, again, atol=1e-5)
+
+
+def test_in_bfloat16_states_are_float32_and_near_those_of_float32():
+    torch.manual_seed(0)
+    pixels = PixelEmbedding(image_size=16, size=3, width=4, mean=torch.ones(1), std=torch.ones(1))
+    dynamics = ResidualMLP(Scales(torch.ones(3), torch.ones(2)), hidden=64)
+    model = LatentWorldModel(embedding=pixels, dynamics=dynamics)
+    start = model.encode(torch.randint(255, (5, 16, 16, 1), dtype=torch.uint8))
+    actions = torch.randn(4, 5, 6, 2)
+    with torch.no_grad():
+        exact = model.rollout(start, actions)["latent"]
+        half = Bfloat16(model).rollout(start, actions)["latent"]
+        one = Bfloat16(model).step(start, actions[0, :, 0])["latent"]
+    moved = (exact - start["latent"][:, None]).norm(dim=-1).mean()
+    assert half.dtype == one.dtype == torch.float32
+    assert torch.equal(half[0, :, 0], one)
+    assert not torch.equal(half, exact)
+    assert (half - exact).norm(dim=-1).mean() < 0.02 * moved

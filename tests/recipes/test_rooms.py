@@ -20,7 +20,7 @@ ROOMS = {
     "joint": {"hidden": 16, "window": 3, "steps": 6, "batch_size": 8},
     "dynamics": {"hidden": 16, "window": 4, "steps": 6, "batch_size": 8},
     "planner": {"horizon": 4, "samples": 8, "iterations": 1, "elites": 2},
-    "play": {"episodes": 3, "max_steps": 8},
+    "play": {"episodes": 3, "max_steps": 8, "energies": ["approach", "all", "last"]},
     "hardware": {"accelerator": "cpu", "precision": "float32"},
 }
 FROZEN = {
@@ -46,7 +46,7 @@ def test_a_run_learns_plays_and_does_not_learn_twice(more, tmp_path, capsys):
     given, out = config(tmp_path / "rooms.yaml", **more), tmp_path / "run"
     assert main(["rooms", "--config", given, f"--out={out}"]) == 0, capsys.readouterr().err
     first = json.loads((out / "result.json").read_text())
-    assert {"success", "success_all_steps", "success_last_step"} <= first["metrics"].keys()
+    assert {"success", "success_all", "success_last"} <= first["metrics"].keys()
     assert first["baselines"].keys() == {"random_policy/success", "oracle/success"}
     learnt = (out / "embedding.safetensors").stat().st_mtime_ns
     assert main(["rooms", "--config", given, f"--out={out}", "--resume"]) == 0
@@ -71,8 +71,10 @@ def test_a_study_runs_recipes_over_seeds_and_keeps_what_is_finished(tmp_path, mo
 
     monkeypatch.setattr(study_module, "call", pretended)
     rooms = config(tmp_path / "rooms.yaml")
-    several = {"command": "rooms", "config": rooms, "seeds": [0, 1, 2], "metrics": ["success"]}
-    one = {"command": "rooms", "config": rooms, "options": ["--x=1"], "metrics": ["success"]}
+    several = {"command": "rooms", "config": rooms, "seeds": [0, 1, 2]}
+    several["metrics"] = {"success": "a/success"}
+    one = {"command": "rooms", "config": rooms, "options": ["--x=1"]}
+    one["metrics"] = {"success": "b/success"}
     path = tmp_path / "study.yaml"
     path.write_text(
         yaml.safe_dump({"runs": {"a": several, "b": one}, "baselines": "a", "workers": 2})
@@ -93,12 +95,18 @@ def test_a_study_runs_recipes_over_seeds_and_keeps_what_is_finished(tmp_path, mo
 
 def test_a_study_calls_the_command_and_says_why_it_failed(tmp_path):
     given = config(tmp_path / "rooms.yaml", play={"episodes": 2, "max_steps": 4})
-    run = Run(command="rooms", config=given, metrics=["success"])
+    run = Run(command="rooms", config=given, metrics={})
     study_module.call(run, given, 3, tmp_path / "good-3")
     assert json.loads((tmp_path / "good-3" / "result.json").read_text())["seed"] == 3
-    wrong = Run(command="rooms", config=given, metrics=[], options=["--joint.stepz=1"])
+    wrong = Run(command="rooms", config=given, metrics={}, options=["--joint.stepz=1"])
     with pytest.raises(RuntimeError, match="stepz"):
         study_module.call(wrong, given, 0, tmp_path / "bad-0")
+
+
+def test_two_numbers_of_one_name_are_refused(tmp_path):
+    run = Run(command="rooms", config=config(tmp_path / "r.yaml"), metrics={"success": "x"})
+    with pytest.raises(ValueError, match="different names"):
+        study_module.study(out=tmp_path, runs={"a": run, "b": run})
 
 
 def test_numbers_that_no_run_has_are_named():
