@@ -11,12 +11,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from jepa.frozen import FrozenEncoder
 from jepa.shapes import Grid
-
-from .projection import cosine_pooling
 
 
 class Embedding(nn.Module):
@@ -35,7 +32,7 @@ class Embedding(nn.Module):
 
 @runtime_checkable
 class Projection(Protocol):
-    """From the patch grid to a vector that keeps where things are, and on to the latent."""
+    """From the patch grid to what is kept of it, where things are included, and to the latent."""
 
     components: int
 
@@ -57,47 +54,56 @@ class FrozenEmbedding(Embedding):
         self.encoder, self.projection, self.size = encoder, projection, projection.components
 
     @torch.no_grad()
-    def features(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B F"]:
+    def features(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B *F"]:
         """Tokens, pooled."""
         images = observation.permute(0, 3, 1, 2)
         return self.projection.pool(self.encoder(images), self.encoder.grid(images))
 
-    def forward(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B D"]:
+    def forward(self, features: Float[Tensor, "B *F"]) -> Float[Tensor, "B D"]:
         """Latents of pooled tokens."""
         return self.projection.latent(features)
 
 
 class LearntProjection(nn.Module):
-    """The pooled patch grid through two layers, to be trained with the dynamics.
+    """Two convolutions over the patch grid, and a linear layer over all its places.
 
     Args:
         width: of the encoder's tokens, D.
+        grid: of the patches, (h, w).
         components: size of the latent.
-        frequencies: cosines per axis that the grid is pooled to; at most its side.
-        hidden: width of the layer between.
+        hidden: channels between.
     """
 
-    def __init__(
-        self, width: int, *, components: int = 32, frequencies: int = 8, hidden: int = 256
-    ) -> None:
+    def __init__(self, width: int, grid: Grid, *, components: int = 32, hidden: int = 64) -> None:
         super().__init__()
-        self.components, self.frequencies = components, frequencies
-        pooled = frequencies**2 * width
+        self.components, self.grid = components, grid
         self.layers = nn.Sequential(
-            nn.LayerNorm(pooled),
-            nn.Linear(pooled, hidden),
-            nn.LayerNorm(hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, components),
+            nn.Conv2d(width, hidden, 3, padding=1), *places_to_latent(hidden, grid, components)
         )
 
-    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B F"]:
-        """The lowest cosine coefficients of the grid."""
-        return cosine_pooling(tokens, grid, self.frequencies)
+    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B D h w"]:
+        """The grid as it is. Raises ValueError for another one."""
+        if grid != self.grid:
+            raise ValueError(f"expected a patch grid of {self.grid}; got {grid}")
+        return tokens.float().transpose(1, 2).unflatten(2, grid)
 
-    def latent(self, pooled: Float[Tensor, "*B F"]) -> Float[Tensor, "*B K"]:
+    def latent(self, pooled: Float[Tensor, "B D h w"]) -> Float[Tensor, "B K"]:
         """[B, components]."""
         return self.layers(pooled)
+
+
+def places_to_latent(channels: int, grid: Grid, size: int) -> list[nn.Module]:
+    """From features of places on a grid to one vector that tells what is where."""
+    h, w = grid
+    return [
+        nn.GroupNorm(2, channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels // 2, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(channels // 2, 16, 1),
+        nn.Flatten(),
+        nn.Linear(16 * h * w, size),
+    ]
 
 
 class PixelEmbedding(Embedding):
@@ -138,13 +144,7 @@ class PixelEmbedding(Embedding):
             nn.Conv2d(len(mean), width, 4, stride=4),
             nn.ReLU(),
             nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            nn.GroupNorm(2, 2 * width),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 16, 1),
-            nn.Flatten(),
-            nn.Linear(16 * (image_size // 8) ** 2, size),
+            *places_to_latent(2 * width, (image_size // 8, image_size // 8), size),
         )
 
     def forward(self, features: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B D"]:

@@ -27,7 +27,7 @@ from ..probes.features import random_encoder
 from ..probes.intervals import wilson
 from .fit import Hardware
 from .frame_pretraining import FramePretraining, pretrained_on_frames
-from .latent import Dynamics, Slow, learn_dynamics, slow_embedding
+from .latent import Dynamics, Slow, learn_dynamics, new_world_model, slow_embedding
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .world import (
@@ -110,7 +110,8 @@ def control(
     for which, some in (("random_encoder/", random_encoder(frozen, seed)), ("", frozen)):
         print(f"Control: dynamics on {some.name}, then {play.episodes} episodes", flush=True)
         embedding, latents = slow_embedding(some, data, slow)
-        model = learn_dynamics(embedding, latents, data, dynamics, FLOAT32, some.name, seed)
+        model = new_world_model(embedding, latents, data, dynamics, seed)
+        learn_dynamics(model, latents, data, dynamics, FLOAT32, some.name, seed)
         agent = PlanningAgent(world_model=model, energy=energy, **parts)
         ours = rates[which] = played(agent)
     readout = position_readout(latents, data)

@@ -118,27 +118,36 @@ def learn_jointly(
     trainer(joint.steps, hardware, f"latents of {title}").fit(training, loader)
 
 
-def learn_dynamics(
+def new_world_model(
     embedding: Embedding,
+    latents: Float[Tensor, "E T D"],
+    data: Trajectories,
+    dynamics: Dynamics,
+    seed: int,
+) -> LatentWorldModel:
+    """The world model of an embedding, before its dynamics are learnt; `latents` of all frames."""
+    scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(seed, "dynamics"))
+        return LatentWorldModel(
+            embedding=embedding, dynamics=ResidualMLP(scales, hidden=dynamics.hidden)
+        )
+
+
+def learn_dynamics(
+    model: LatentWorldModel,
     latents: Float[Tensor, "E T D"],
     data: Trajectories,
     dynamics: Dynamics,
     hardware: Hardware,
     title: str,
     seed: int,
-) -> LatentWorldModel:
-    """The world model of the embedding, whose latents of all frames are given."""
-    scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "dynamics"))
-        model = LatentWorldModel(
-            embedding=embedding, dynamics=ResidualMLP(scales, hidden=dynamics.hidden)
-        )
+) -> None:
+    """Trains the dynamics on windows of the latents."""
     windows = Windows(with_observations(data, latents), length=dynamics.window)
     loader = window_loader(windows, batch_size=dynamics.batch_size, seed=seed)
     training = DynamicsTraining(model.dynamics, learning_rate=dynamics.learning_rate)
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
-    return model
 
 
 def all_features(embedding: Embedding, data: Trajectories) -> Shaped[Tensor, "E T *F"]:

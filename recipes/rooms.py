@@ -39,6 +39,7 @@ from .latent import (
     all_latents,
     learn_dynamics,
     learn_jointly,
+    new_world_model,
     with_observations,
 )
 from .probe import print_rows
@@ -55,14 +56,12 @@ class Latent:
     Args:
         size: of the latent.
         width: channels of the network that sees pixels.
-        frequencies: cosines per axis that a frozen encoder's patch grid is pooled to.
-        hidden: width of the projection behind a frozen encoder.
+        hidden: channels of the projection behind a frozen encoder.
     """
 
     size: int = 32
     width: int = 32
-    frequencies: int = 8
-    hidden: int = 256
+    hidden: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +131,13 @@ def rooms(
     load_strictly(embedding, load_file(weights), str(weights))
     embedding.eval()
     latents = all_latents(embedding, features)
-    model = learn_dynamics(embedding, latents, data, dynamics, hardware, title, seed)
-    with atomic_path(out / "dynamics.safetensors") as temporary:
-        save_file(model.dynamics.state_dict(), temporary)
-    learning = time.monotonic() - began
+    model = new_world_model(embedding, latents, data, dynamics, seed)
+    weights = out / "dynamics.safetensors"
+    if not weights.is_file():
+        learn_dynamics(model, latents, data, dynamics, hardware, title, seed)
+        with atomic_path(weights) as temporary:
+            save_file(model.dynamics.state_dict(), temporary)
+    load_strictly(model.dynamics, load_file(weights), str(weights))
 
     env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
@@ -170,7 +172,6 @@ def rooms(
     metrics = {metric: share(evaluation) for metric, evaluation in found.items()} | {
         "position_error_px": exactly(errors[-1]),
         "excluded": exactly(excluded),
-        "learning_minutes": exactly(learning / 60),
     }
     result = write_result(
         out,
@@ -211,8 +212,8 @@ def new_embedding(
     projection = partial(
         LearntProjection,
         frozen.dim,
+        frozen.grid(images[:1]),
         components=latent.size,
-        frequencies=latent.frequencies,
         hidden=latent.hidden,
     )
     return FrozenEmbedding(frozen, seeded(seed, projection))

@@ -106,11 +106,11 @@ def test_behind_a_frozen_encoder_only_the_projection_learns():
     torch.manual_seed(0)
     vit = VisionTransformer(image_size=64, patch_size=16, channels=3, dim=12, depth=1, heads=1)
     encoder = FrozenEncoder(vit, mean=(0.1,) * 3, std=(0.2,) * 3)
-    projection = LearntProjection(12, components=3, frequencies=2, hidden=8)
+    projection = LearntProjection(12, (4, 4), components=3, hidden=8)
     embedding = FrozenEmbedding(encoder, projection)
     frames = torch.randint(0, 255, (40, 64, 64, 3), dtype=torch.uint8)
     features = features_of(embedding, frames, batch=7)
-    assert features.shape == (40, 48)
+    assert features.shape == (40, 12, 4, 4)
     assert not features.requires_grad
     before = encoder.fingerprint()
     training = JointTraining(
@@ -128,6 +128,8 @@ def test_behind_a_frozen_encoder_only_the_projection_learns():
 
 
 def test_wrong_sizes_and_weights_are_refused():
+    with pytest.raises(ValueError, match=r"expected a patch grid of \(4, 4\)"):
+        LearntProjection(12, (4, 4)).pool(torch.zeros(1, 4, 12), (2, 2))
     with pytest.raises(ValueError, match="multiple of 8"):
         PixelEmbedding(image_size=60, mean=torch.ones(3), std=torch.ones(3))
     with pytest.raises(ValueError, match="at least 0"):

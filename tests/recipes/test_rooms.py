@@ -16,7 +16,7 @@ from jepa.recipes.study import Run, over_seeds
 ROOMS = {
     "name": "tiny",
     "experience": {"episodes": 20, "decisions": 6, "repeat": 4},
-    "latent": {"size": 4, "width": 8, "frequencies": 2, "hidden": 8},
+    "latent": {"size": 4, "width": 8, "hidden": 8},
     "joint": {"hidden": 16, "window": 3, "steps": 6, "batch_size": 8},
     "dynamics": {"hidden": 16, "window": 4, "steps": 6, "batch_size": 8},
     "planner": {"horizon": 4, "samples": 8, "iterations": 1, "elites": 2},
