@@ -255,12 +255,14 @@ def _log_ranks(count: int, dtype: torch.dtype, device: torch.device) -> Float[Te
     return math.log(count + 0.5) - rank.log()[:, None]
 
 
+@cache
 def geometric(horizon: int, correlation: float) -> Float[Tensor, "H H"]:
     """Root of the correlation c^|i-j| of steps i and j."""
     steps = torch.arange(horizon, dtype=torch.float64)
     return torch.linalg.cholesky(correlation ** (steps[:, None] - steps).abs()).float()
 
 
+@cache
 def power_law(horizon: int, beta: float) -> Float[Tensor, "H H"]:
     """Root of the correlation of noise whose power falls with frequency as f^-beta.
 
