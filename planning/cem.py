@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .sampling import Elite, Gaussian, Sampling, Way, geometric, weighted
+from .sampling import Elite, Gaussian, Sampling, Way, geometric, shares, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,4 +43,4 @@ class CEM(Sampling):
 
 def refit(old: Gaussian, elite: Elite) -> Gaussian:
     """Mean and deviation of the elite, all of them alike."""
-    return weighted(old, elite, torch.ones_like(elite.energy))
+    return weighted(old, elite, shares(elite, torch.ones_like(elite.energy)))

@@ -68,12 +68,11 @@ class ICEM(Sampling):
         )
 
     def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
-        weight = log_ranks(elite)
-        new = weighted(old, elite, weight)
-        root = old.root
+        share, root = shares(elite, log_ranks(elite)), old.root
+        new = weighted(old, elite, share)
         if self.adapt:
             assert root is not None
-            root = adapted(root, elite.actions - old.mean, shares(elite, weight), self.adapt)
+            root = adapted(root, elite.actions - old.mean, share, self.adapt)
         return Gaussian(
             new.mean.lerp(old.mean, self.inertia),
             (self.stretch * new.std).lerp(old.std, self.inertia),
@@ -93,11 +92,11 @@ def adapted(
     went counts as well as the width of the elite; each step and component on its own scale. Where
     the elite is empty, C stays.
     """
-    scale = torch.einsum("kb,kbha->bha", share, moved.square()).sqrt()
-    unit = moved / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-    elite = torch.einsum("kb,kbia,kbja->bij", share, unit, unit) / moved.shape[-1]
-    empty = share.sum(dim=0)[:, None, None] == 0
-    old = root @ root.transpose(-2, -1)
-    new = torch.where(empty, old, old.lerp(elite, adapt))
+    rows = moved.permute(1, 2, 3, 0) * share.T[:, None, None].sqrt()
+    scale = rows.square().sum(dim=-1, keepdim=True).sqrt_()
+    unit = rows.div_(scale.clamp_(min=torch.finfo(scale.dtype).tiny)).flatten(2)
+    old = (root @ root.mT).expand(len(unit), -1, -1)
+    new = torch.baddbmm(old, unit, unit.mT, beta=1 - adapt, alpha=adapt / moved.shape[-1])
+    new = torch.where(share.sum(dim=0)[:, None, None] > 0, new, old)
     new.diagonal(dim1=-2, dim2=-1).fill_(1 + 1e-4)  # the elite's is 1, or 0 where nothing moved
-    return torch.linalg.cholesky(new)
+    return torch.linalg.cholesky_ex(new).L  # without a check, which would wait for the device

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .sampling import Elite, Gaussian, Sampling, Way, power_law, weighted
+from .sampling import Elite, Gaussian, Sampling, Way, power_law, shares, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,5 +50,5 @@ class MPPI(Sampling):
 
     def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
         weight = torch.exp((elite.energy[:1] - elite.energy) / self.temperature)
-        new = weighted(old, elite, weight)
+        new = weighted(old, elite, shares(elite, weight))
         return new._replace(std=old.std.lerp(new.std, self.adapt))

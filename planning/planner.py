@@ -42,10 +42,17 @@ def score(
     chunk: int | None = None,
 ) -> Float[Tensor, "S B"]:
     """Energies of candidate plans; at most about `chunk` rollouts are in memory at once."""
-    samples = len(actions) if chunk is None else max(1, chunk // len(state))
+    if chunk is None:
+        return energy(world_model.rollout(state, actions), actions)
+    samples = max(1, chunk // len(state))
     return torch.cat(
         [energy(world_model.rollout(state, some), some) for some in actions.split(samples)]
     )
+
+
+def finite(energy: Float[Tensor, "*S B"]) -> Float[Tensor, "*S B"]:
+    """What is not a finite number is infinite."""
+    return energy.nan_to_num(torch.inf, torch.inf, torch.inf)
 
 
 def noise(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
@@ -66,18 +73,18 @@ def _drawn(
     size: int,
     generator: Generators,
 ) -> Candidates:
-    """In memory as [B, H, S, A], so that noise is coloured by one matrix product."""
+    """In memory as [B, H, A, S], so that noise is coloured by one matrix product."""
     if isinstance(generator, torch.Generator):
-        shape = (batch, horizon, samples, size)
-        return draw(shape, generator=generator, device=generator.device).permute(2, 0, 1, 3)
+        shape = (batch, horizon, size, samples)
+        return draw(shape, generator=generator, device=generator.device).permute(3, 0, 1, 2)
     if len(generator) != batch:
         raise ValueError(
             f"need one generator, or one for each of the {batch} environments; got {len(generator)}"
         )
-    shape = (horizon, samples, size)
+    shape = (horizon, size, samples)
     return torch.stack(
         [draw(shape, generator=one, device=one.device) for one in generator]
-    ).permute(2, 0, 1, 3)
+    ).permute(3, 0, 1, 2)
 
 
 def first_mean(
@@ -118,7 +125,7 @@ class Best:
 
     def update(self, actions: Candidates, energy: Float[Tensor, "S B"]) -> Float[Tensor, "S B"]:
         """Takes over improvements; returns the energies with non-finite ones as infinity."""
-        energy = energy.detach().masked_fill(~energy.isfinite(), torch.inf)
+        energy = finite(energy.detach())
         least, which = energy.min(dim=0)
         better = least < self.energy
         chosen = actions.detach()[which, torch.arange(len(which), device=which.device)]

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -14,12 +14,12 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .planner import Best, Candidates, Clock, first_candidates, first_mean, noise, score
+from .planner import Candidates, Clock, finite, first_candidates, first_mean, noise, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 
 class Gaussian(NamedTuple):
-    """Over action sequences: mean + std * (root @ white noise), alike for all action components.
+    """Over action sequences: mean +- std * (root @ white noise), alike for all action components.
 
     root: R of the correlation R R^T of the steps; None: steps are independent.
     """
@@ -29,11 +29,11 @@ class Gaussian(NamedTuple):
     root: Float[Tensor, "*B H H"] | None = None
 
     def draw(self, white: Candidates) -> Candidates:
-        """Sequences from noise of variance 1."""
+        """Moves away from the mean, made of noise of variance 1, which is used up."""
+        moves = white.permute(1, 2, 3, 0)  # [B, H, A, S], as it lies in memory
         if self.root is not None:
-            rows = white.permute(1, 2, 0, 3).flatten(2)  # [B, H, S A], as it lies in memory
-            white = (self.root @ rows).unflatten(2, (len(white), -1)).permute(2, 0, 1, 3)
-        return torch.addcmul(self.mean, self.std, white)
+            moves = (self.root @ moves.flatten(2)).unflatten(2, moves.shape[2:])
+        return moves.mul_(self.std[..., None]).permute(3, 0, 1, 2)
 
 
 class Elite(NamedTuple):
@@ -142,9 +142,10 @@ def search(
 ) -> Plan:
     """Refits a Gaussian to what was best, once for each of `counts`.
 
-    Samples are clipped to the bounds. The mean is always one of them, and so are `first` in the
-    first iteration and the `kept` best of the last one afterwards, whose energies are known. The
-    last mean is a candidate as well.
+    Samples are drawn in pairs that are mirrored at the mean (Brockhoff et al. 2010, PPSN XI): half
+    of the noise, and no accidental slope of a sample. They are clipped to the bounds. The mean is
+    always one of them, and so are `first` in the first iteration and the `kept` best of the last
+    one afterwards, whose energies are known. The last mean is a candidate as well.
 
     Args:
         energy_of: imagines candidates.
@@ -160,70 +161,108 @@ def search(
     Returns:
         The plan; diagnostics: `energy` [I + 1, B] best so far, `std` [I] mean deviation.
     """
-    best = Best.of(gaussian.mean)
-    elite = Elite(gaussian.mean[None], best.energy[None])
-    trace, spread, clock = [], [], Clock(seconds)
+    start, clock = gaussian.mean, Clock(seconds)
+    elite = Elite(start[None], start.new_full((1, len(start)), torch.inf))
+    best, energy, spread = [start], [elite.energy[0]], []
     for count in counts:
-        if trace and clock.over():
+        if spread and clock.over():
             break
-        given = torch.cat([gaussian.mean[None], first[: count - 1]])
-        actions = gaussian.draw(white(count)).clamp_(space.low, space.high)
-        actions[: len(given)] = given
-        energies = best.update(actions, energy_of(actions))
-        if trace and kept:
-            actions = torch.cat([elite.actions[:kept], actions])
-            energies = torch.cat([elite.energy[:kept], energies])
-        elite = best_of(actions, energies, elites)
+        known = kept if spread else 0
+        given = torch.cat([elite.actions[:known], gaussian.mean[None], first[: count - 1]])
+        pool = candidates(gaussian, white((count + 1) // 2), space, given, count, known)
+        first = first[:0]
+        fresh = finite(energy_of(pool[known:]))
+        energies = torch.cat([elite.energy[:known], fresh]) if known else fresh
+        elite = best_of(pool, energies, elites)
+        best.append(elite.actions[0].clone())
+        energy.append(elite.energy[0])
         gaussian = refit(gaussian, elite)
         gaussian = gaussian._replace(std=gaussian.std.maximum(floor))
-        first = first[:0]
-        trace.append(best.energy)
-        spread.append(gaussian.std.mean())
-    best.update(gaussian.mean[None], energy_of(gaussian.mean[None]))
+        spread.append(gaussian.std)
+    last = gaussian.mean.clamp(space.low, space.high)
+    energies = torch.stack([*energy, finite(energy_of(last[None]))[0]])
+    which = energies.argmin(dim=0)
+    batch = torch.arange(len(which), device=which.device)
     return Plan(
-        best.actions,
-        best.energy,
+        torch.stack([*best, last])[which, batch],
+        energies[which, batch],
         std=gaussian.std,
         candidates=elite.actions,
-        diagnostics={"energy": torch.stack([*trace, best.energy]), "std": torch.stack(spread)},
+        diagnostics={
+            "energy": energies[1:].cummin(dim=0).values,
+            "std": torch.stack(spread).flatten(1).mean(dim=1),
+        },
     )
+
+
+def candidates(
+    gaussian: Gaussian,
+    white: Float[Tensor, "N B H A"],
+    space: ActionSpace,
+    given: Float[Tensor, "G B H A"],
+    samples: int,
+    kept: int,
+) -> Candidates:
+    """`samples` in pairs behind `kept` free places; the first ones give way to `given`.
+
+    Inside the bounds, and in memory as [B, H, A, S]: whatever is done to them runs along S.
+    """
+    mean, moves = gaussian.mean[..., None], gaussian.draw(white).permute(1, 2, 3, 0)
+    pool = moves.new_empty(*moves.shape[:-1], kept + samples)
+    one, other = pool[..., kept:].tensor_split([len(white)], dim=-1)
+    torch.add(mean, moves, out=one)
+    torch.sub(mean, moves[..., : other.shape[-1]], out=other)
+    pool[..., : len(given)] = given.permute(1, 2, 3, 0)
+    pool.clamp_(min=space.low[:, None]).clamp_(max=space.high[:, None])
+    return pool.permute(3, 0, 1, 2)
 
 
 def best_of(actions: Candidates, energy: Float[Tensor, "S B"], count: int) -> Elite:
     """The `count` candidates of least energy for each environment."""
     least, which = energy.topk(min(count, len(energy)), dim=0, largest=False)
-    which = which[:, :, None, None].expand(-1, -1, *actions.shape[2:])
-    return Elite(actions.gather(0, which), least)
+    columns = which.T[:, None, None].expand(-1, *actions.shape[2:], -1)
+    return Elite(actions.permute(1, 2, 3, 0).gather(3, columns).permute(3, 0, 1, 2), least)
 
 
-def weighted(old: Gaussian, elite: Elite, weight: Float[Tensor, "K B"]) -> Gaussian:
-    """Weighted mean and deviation of what is finite of the elite; the old ones where nothing is."""
-    share = shares(elite, weight)[:, :, None, None]
-    mean = (share * elite.actions).sum(dim=0)
-    std = (share * (elite.actions - mean) ** 2).sum(dim=0).sqrt()
-    found = share.sum(dim=0) > 0
-    return Gaussian(torch.where(found, mean, old.mean), torch.where(found, std, old.std), old.root)
+def weighted(old: Gaussian, elite: Elite, share: Float[Tensor, "K B"]) -> Gaussian:
+    """Mean and deviation of the elite by `shares`; the old ones where nothing is finite."""
+    rows, column = elite.actions.permute(1, 2, 3, 0).flatten(1, 2), share.T[..., None]
+    mean = rows @ column
+    std = ((rows - mean).square_() @ column).sqrt_()
+    found = (elite.energy[0] < torch.inf)[:, None, None]
+    return Gaussian(
+        torch.where(found, mean.view(old.mean.shape), old.mean),
+        torch.where(found, std.view(old.std.shape), old.std),
+        old.root,
+    )
 
 
 def shares(elite: Elite, weight: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
     """Weights over their sum; 0 for what is not finite."""
-    weight = torch.where(elite.energy.isfinite(), weight, 0.0)
+    weight = torch.where(elite.energy < torch.inf, weight, 0.0)
     return weight / weight.sum(dim=0).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def log_ranks(elite: Elite) -> Float[Tensor, "K B"]:
     """Weights that fall with the logarithm of the rank (Hansen 2016, arXiv:1604.00772, eq. 49)."""
-    rank = torch.arange(1, len(elite.energy) + 1, device=elite.energy.device)
-    weight = math.log(len(rank) + 0.5) - rank.to(elite.energy.dtype).log()
-    return weight[:, None].expand_as(elite.energy)
+    energy = elite.energy
+    return _log_ranks(len(energy), energy.dtype, energy.device).expand_as(energy)
 
 
+@cache
+def _log_ranks(count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "K 1"]:
+    rank = torch.arange(1, count + 1, dtype=dtype, device=device)
+    return math.log(count + 0.5) - rank.log()[:, None]
+
+
+@cache
 def geometric(horizon: int, correlation: float) -> Float[Tensor, "H H"]:
     """Root of the correlation c^|i-j| of steps i and j."""
     steps = torch.arange(horizon, dtype=torch.float64)
     return torch.linalg.cholesky(correlation ** (steps[:, None] - steps).abs()).float()
 
 
+@cache
 def power_law(horizon: int, beta: float) -> Float[Tensor, "H H"]:
     """Root of the correlation of noise whose power falls with frequency as f^-beta.
 

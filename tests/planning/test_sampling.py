@@ -31,7 +31,7 @@ def elite(count=4, batch=2):
 def test_refitting_against_numpy():
     some, old = elite(), Gaussian(torch.zeros(2, H, A), torch.ones(2, H, A))
     weight = torch.tensor([4.0, 3.0, 2.0, 1.0])[:, None].expand(4, 2)
-    new = weighted(old, some, weight)
+    new = weighted(old, some, shares(some, weight))
     for b, finite in enumerate((3, 4)):
         w = np.array([4.0, 3.0, 2.0, 1.0][:finite])
         x = some.actions[:finite, b].double().numpy()
@@ -40,7 +40,7 @@ def test_refitting_against_numpy():
         assert np.allclose(new.mean[b], mean, atol=1e-6)
         assert np.allclose(new.std[b], std, atol=1e-6)
     nothing = Elite(some.actions, torch.full((4, 2), torch.inf))
-    kept = weighted(old, nothing, weight)
+    kept = weighted(old, nothing, shares(nothing, weight))
     assert torch.equal(kept.mean, old.mean)
     assert torch.equal(kept.std, old.std)
 
