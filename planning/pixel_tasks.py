@@ -124,6 +124,7 @@ class PixelTasks(VectorEnv):
         pairs: starts and goals of every reset; None: drawn anew.
         repeat: simulator steps for which an action is held: one step of this environment.
         max_steps: simulator steps after which an episode is truncated; None: the simulator's.
+        endless: reaching a goal does not end an episode: for collecting.
     """
 
     metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
@@ -136,12 +137,14 @@ class PixelTasks(VectorEnv):
         pairs: Pairs | None = None,
         repeat: int = 1,
         max_steps: int | None = None,
+        endless: bool = False,
         render_mode: str | None = None,
     ) -> None:
         if pairs is not None and len(pairs.start) != num_envs:
             raise ValueError(f"{num_envs} copies need as many pairs; got {len(pairs.start)}")
         self.num_envs, self.simulator, self.repeat = num_envs, simulator, repeat
         self.pairs, self.render_mode = pairs, render_mode
+        self.passing = simulator.passing and not endless
         self.max_steps = simulator.max_steps if max_steps is None else max_steps
         image = gymnasium.spaces.Box(0, 255, (simulator.size, simulator.size, 3), np.uint8)
         self.single_observation_space = gymnasium.spaces.Dict(
@@ -215,11 +218,12 @@ class PixelTasks(VectorEnv):
         return np.linalg.norm(here - there, axis=-1)
 
     def _success(self, copies: Any = ...) -> Any:
-        return ~self._lost[copies] & (self._distance(copies) <= self.simulator.radius)
+        near = ~self._lost[copies] & (self._distance(copies) <= self.simulator.radius)
+        return near & (self.simulator.passing | (self._steps[copies] >= self.max_steps))
 
     def _ended(self, copies: Any = ...) -> Any:
         lost = self._lost[copies]
-        return lost | self._success(copies) if self.simulator.passing else lost.copy()
+        return lost | self._success(copies) if self.passing else lost.copy()
 
     def _finished(self, copies: Any = ...) -> Any:
         return self._ended(copies) | (self._steps[copies] >= self.max_steps)

@@ -97,10 +97,24 @@ def test_reaching_the_goal_pays_once_and_other_tasks_pay_their_own():
     stay = PixelTasks(1, simulator=Cart(passing=False), pairs=pair, repeat=2)
     stay.reset()
     _, rewards, terminated, _, info = stay.step(push)
-    assert (rewards.item(), terminated.item(), info["success"].item()) == (-2.5, False, True)
+    assert (rewards.item(), terminated.item(), info["success"].item()) == (-2.5, False, False)
     for _ in range(4):
         _, _, terminated, _, info = stay.step(push)
     assert (terminated.item(), info["success"].item()) == (True, False)  # off the line: all is lost
+    short = PixelTasks(1, simulator=Cart(passing=False), pairs=pair, max_steps=2)
+    short.reset()
+    ends = [short.step(push) for _ in range(2)]
+    assert [(end[3].item(), end[4]["success"].item()) for end in ends] == [
+        (False, False), (True, True)
+    ]  # fmt: skip
+
+
+def test_endless_episodes_are_all_as_long():
+    envs = PixelTasks(1, simulator=Cart(), pairs=pairs_of([3.0], [3.5]), max_steps=4, endless=True)
+    envs.reset()
+    steps = [envs.step(np.zeros((1, 1), np.float32)) for _ in range(4)]
+    assert [step[2].item() for step in steps] == [False] * 4
+    assert [step[3].item() for step in steps] == [False, False, False, True]
 
 
 def test_a_mask_resets_only_the_masked_copies():
