@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import pytorch_lightning as lightning
 import torch
@@ -19,10 +20,13 @@ from ..planning.dynamics import LatentWorldModel, ResidualMLP, Scales
 from ..planning.embedding import Embedding, FrozenEmbedding, features_of, latents_of
 from ..planning.joint import PLDM, JointTraining, Terms
 from ..planning.projection import SlowFeatures
+from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
 from .fit import Hardware
 from .progress import StepProgress
 from .world import stacked
+
+ORDERS = {1: ResidualMLP, 2: SecondOrder}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,7 @@ class Joint:
     Args:
         terms: what keeps it from collapsing: PLDM, or LeWM, given as a class_path.
         hidden: width of the dynamics' layers.
+        order: 2 where one picture does not show how fast things move: `SecondOrder`.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -55,6 +60,7 @@ class Joint:
 
     terms: Callable[[int, Tensor], Terms] = PLDM
     hidden: int = 256
+    order: Literal[1, 2] = 1
     window: int = 8
     steps: int = 5000
     batch_size: int = 64
@@ -67,6 +73,7 @@ class Dynamics:
 
     Args:
         hidden: width of the layers.
+        order: see `Joint`.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -74,6 +81,7 @@ class Dynamics:
     """
 
     hidden: int = 256
+    order: Literal[1, 2] = 1
     window: int = 8
     steps: int = 2000
     batch_size: int = 256
@@ -109,8 +117,9 @@ def learn_jointly(
         scales = Scales(torch.ones(embedding.size), scale)
         training = JointTraining(
             embedding,
-            ResidualMLP(scales, hidden=joint.hidden),
+            ORDERS[joint.order](scales, hidden=joint.hidden),
             joint.terms(embedding.size, scale),
+            history=joint.order - 1,
             learning_rate=joint.learning_rate,
         )
     windows = Windows(features, length=joint.window)
@@ -132,11 +141,13 @@ def learn_dynamics(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(seed, "dynamics"))
         model = LatentWorldModel(
-            embedding=embedding, dynamics=ResidualMLP(scales, hidden=dynamics.hidden)
+            embedding=embedding, dynamics=ORDERS[dynamics.order](scales, hidden=dynamics.hidden)
         )
     windows = Windows(with_observations(data, latents), length=dynamics.window)
     loader = window_loader(windows, batch_size=dynamics.batch_size, seed=seed)
-    training = DynamicsTraining(model.dynamics, learning_rate=dynamics.learning_rate)
+    training = DynamicsTraining(
+        model.dynamics, history=dynamics.order - 1, learning_rate=dynamics.learning_rate
+    )
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
     return model
 
