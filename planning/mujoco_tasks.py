@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from jepa.optional import optional
 
-State = Float[np.ndarray, " S"]
+from .pixel_tasks import Simulator, State
 
 
 class Scene:
@@ -85,7 +85,7 @@ def drawing_surface() -> Any:
     return surface
 
 
-class Reacher:
+class Reacher(Simulator):
     """gymnasium's Reacher-v5 with its target hidden: a two-joint arm, to be brought where it is
     in the goal image. The distance is that of the finger tips, metres.
 
@@ -133,7 +133,7 @@ class Reacher:
         return np.stack([x, 0.1 * np.sin(shoulder) + 0.11 * np.sin(elbow)], axis=-1)
 
 
-class PointMaze:
+class PointMaze(Simulator):
     """gymnasium-robotics' PointMaze: a ball that is pushed through a maze.
 
     Args:

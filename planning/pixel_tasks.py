@@ -9,9 +9,10 @@ frames without a word). Interface and rules are those of `two_rooms_env.TwoRooms
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -26,8 +27,7 @@ Arrays = dict[str, np.ndarray]
 State = Float[np.ndarray, " S"]
 
 
-@runtime_checkable
-class Simulator(Protocol):
+class Simulator(ABC):
     """A world of which the state tells everything: the same state and action, the same next state.
 
     name: of the task.
@@ -46,26 +46,32 @@ class Simulator(Protocol):
     max_steps: int
     passing: bool
 
+    @abstractmethod
     def draw(self, random: np.random.Generator) -> tuple[State, State]:
         """A start and a goal."""
         ...
 
+    @abstractmethod
     def get_state(self) -> State:
         """Where it is now."""
         ...
 
+    @abstractmethod
     def set_state(self, state: State) -> None:
         """Goes there exactly."""
         ...
 
+    @abstractmethod
     def step(self, action: Any) -> tuple[float, bool]:
         """One simulator step: the reward, and whether all is lost."""
         ...
 
+    @abstractmethod
     def render(self) -> UInt8[np.ndarray, "H W 3"]:
         """What is seen of the present state."""
         ...
 
+    @abstractmethod
     def position(self, states: Float[np.ndarray, "*B S"]) -> Float[np.ndarray, "*B P"]:
         """That part of states by which the Euclidean distance to the goal is measured."""
         ...

@@ -11,10 +11,10 @@ from jaxtyping import Float, UInt8
 
 from jepa.optional import optional
 
-State = Float[np.ndarray, " S"]
+from .pixel_tasks import Simulator, State
 
 
-class PushT:
+class PushT(Simulator):
     """gym-pusht's PushT with goals of the block anywhere; the drawn target zone stays in place.
 
     Its own reset does not reach the state that is asked for (it sets the block's position before

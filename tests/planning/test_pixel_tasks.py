@@ -8,10 +8,17 @@ import pytest
 
 from jepa.planning.agent import RandomAgent, action_space_of
 from jepa.planning.collect import play
-from jepa.planning.pixel_tasks import Pairs, PixelTasks, SeenStates, draw_pairs, fixed_pairs
+from jepa.planning.pixel_tasks import (
+    Pairs,
+    PixelTasks,
+    SeenStates,
+    Simulator,
+    draw_pairs,
+    fixed_pairs,
+)
 
 
-class Cart:
+class Cart(Simulator):
     """A point with inertia on a line, drawn as a column. State: position and velocity, px."""
 
     name, size, radius = "cart", 16, 1.0

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jepa.planning.cem import CEM
-from jepa.planning.pixel_tasks import draw_pairs
+from jepa.planning.pixel_tasks import Simulator, draw_pairs
 from jepa.recipes.cli import main
 from jepa.recipes.fit import Hardware
 from jepa.recipes.latent import Dynamics, Joint
@@ -21,7 +21,7 @@ from jepa.recipes.world import Experience
 
 
 @dataclass
-class Dot:
+class Dot(Simulator):
     """A dot on a line that moves by its action."""
 
     name: str = "dot"
