@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 from PIL import Image
 
-from .optional import optional
+from jepa.optional import optional
+
 from .trajectories import PER_ACTION, check_steps, per_action
 
 log = logging.getLogger(__name__)

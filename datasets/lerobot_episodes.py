@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .optional import optional
+from jepa.optional import optional
+
 from .trajectories import EpisodeArrays, per_action
 from .video_episodes import Pictures, Stretch, VideoEpisodes, indexed
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
+from jaxtyping import Float
 from tensordict import TensorDict
+from torch import Tensor
 
 from jepa import seeds
 
@@ -25,6 +29,41 @@ def action_space_of(space: gymnasium.Space) -> ActionSpace:
             "vector environment pass its `single_action_space`"
         )
     return ActionSpace(torch.as_tensor(space.low), torch.as_tensor(space.high))
+
+
+@dataclass
+class Cost:
+    """What planning has cost, all environments together.
+
+    plans: one for each environment and decision.
+    transitions: states that the world model foresaw for the planner.
+    seconds: of encoding and planning.
+    """
+
+    plans: int = 0
+    transitions: int = 0
+    seconds: float = 0.0
+
+
+class Counted:
+    """A world model for a planner; what it foresees is added to `cost.transitions`."""
+
+    def __init__(self, world_model: WorldModel, cost: Cost) -> None:
+        self.world_model, self.cost = world_model, cost
+
+    def encode(self, observation: Any) -> TensorDict:
+        """As the model."""
+        return self.world_model.encode(observation)
+
+    def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
+        """As the model."""
+        self.cost.transitions += len(action)
+        return self.world_model.step(state, action)
+
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
+        """As the model."""
+        self.cost.transitions += actions[..., 0].numel()
+        return self.world_model.rollout(state, actions)
 
 
 class PlanningAgent:
@@ -61,12 +100,12 @@ class PlanningAgent:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the last plan; the next `act` is the first of its episodes."""
+        """Forgets the last plan and `cost`; the next `act` is the first of its episodes."""
         self._generator = seeds.generator(
             self.seed, "planning", device=self.action_space.low.device
         )
         self._decision: tuple[TensorDict, Plan] | None = None
-        self._held = 0
+        self._held, self.cost = 0, Cost()
 
     @property
     def decision(self) -> tuple[TensorDict, Plan]:
@@ -83,7 +122,10 @@ class PlanningAgent:
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Actions [B, A] for a batch of observations; numbers [B] where actions are discrete."""
         if self._decision is None or self._held == self.repeat:
+            began = time.perf_counter()
             self._decision = self._decide(observation, self._decision)
+            self.cost.seconds += time.perf_counter() - began
+            self.cost.plans += len(self.plan.actions)
             self._held = 0
         self._held += 1
         action = self.plan.actions[:, 0]
@@ -110,7 +152,7 @@ class PlanningAgent:
                 state = model.encode(seen)
             goal = model.encode(wanted)
         plan = self.planner.plan(
-            model,
+            Counted(model, self.cost),
             state,
             self.energy(goal),
             self.action_space,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa import seeds
 
-from .agent import PlanningAgent
+from .agent import Cost, PlanningAgent
 from .planner import score
 from .protocols import ActionSpace, Energy, WorldModel
 
@@ -37,14 +37,17 @@ class Agent(Protocol):
 class Evaluation:
     """What came of one batch of episodes.
 
-    An episode is a success when the environment ends it: in TwoRooms, when the dot is within
-    the environment's `radius` of the goal at any step of the budget.
+    An episode is a success when `info` says so at its end: in TwoRooms, when the dot was within
+    the environment's `radius` of the goal at any step of the budget, which ends it.
 
     episodes: counted episodes, without those that started at the goal.
     successes: of these.
     excluded: episodes that started at the goal.
     steps: [B] environment steps taken, the whole budget for a failure.
     success: [B].
+    returns: [B] rewards, summed until the episode ended.
+    cost: of planning, of all copies at every decision, those that had finished too; 0 for agents
+        that do not plan.
     first, last: `info` at the start and at the end, [B, ...]: the start-goal pairs are in it.
     """
 
@@ -53,6 +56,8 @@ class Evaluation:
     excluded: int
     steps: np.ndarray
     success: np.ndarray
+    returns: np.ndarray
+    cost: Cost
     first: dict[str, np.ndarray] = field(repr=False)
     last: dict[str, np.ndarray] = field(repr=False)
 
@@ -60,6 +65,11 @@ class Evaluation:
     def rate(self) -> float:
         """Share of successes; not a number without episodes."""
         return self.successes / self.episodes if self.episodes else float("nan")
+
+    @property
+    def counted(self) -> np.ndarray:
+        """[B] which episodes did not start at the goal."""
+        return ~np.asarray(self.first["success"], dtype=bool)
 
 
 def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Evaluation:
@@ -72,12 +82,13 @@ def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Eval
     agent.reset()
     info: dict[str, Any] = first
     done = excluded = np.asarray(first["success"], dtype=bool)
-    steps = np.zeros(env.num_envs, dtype=np.int64)
+    steps, returns = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)
     for _ in range(max_steps):
         if done.all():
             break
         steps += ~done
-        observation, _, terminated, truncated, info = env.step(agent.act(observation))
+        observation, rewards, terminated, truncated, info = env.step(agent.act(observation))
+        returns += np.where(done, 0.0, rewards)
         done = done | terminated | truncated
     success = np.asarray(info["success"], dtype=bool)
     return Evaluation(
@@ -86,6 +97,8 @@ def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Eval
         excluded=int(excluded.sum()),
         steps=steps,
         success=success,
+        returns=returns,
+        cost=agent.cost if isinstance(agent, PlanningAgent) else Cost(),
         first=first,
         last=info,
     )

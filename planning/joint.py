@@ -131,6 +131,7 @@ class JointTraining(lightning.LightningModule):
     Args:
         embedding, dynamics: to be trained.
         terms: e.g. `PLDM`; what it has learnt is of no use later.
+        history: decisions whose outcome is told first, see `foresight_loss`.
         learning_rate: highest; AdamW, linear warm-up and cosine decay to 0.
         weight_decay: of AdamW.
         warmup: share of the steps.
@@ -142,12 +143,14 @@ class JointTraining(lightning.LightningModule):
         dynamics: Dynamics,
         terms: Terms,
         *,
+        history: int = 0,
         learning_rate: float = 7e-4,
         weight_decay: float = 1e-4,
         warmup: float = 0.05,
     ) -> None:
         super().__init__()
         self.embedding, self.dynamics, self.terms = embedding, dynamics, terms
+        self.history = history
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
 
     def losses(
@@ -156,7 +159,9 @@ class JointTraining(lightning.LightningModule):
         """{"prediction"} and the terms; the embedding and the dynamics run under autocast if any
         is on, the terms in float32."""
         latents = self.embedding(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
-        prediction = foresight_loss(self.dynamics, latents, actions, error=mean_square)
+        prediction = foresight_loss(
+            self.dynamics, latents, actions, error=mean_square, history=self.history
+        )
         with torch.autocast(latents.device.type, enabled=False):
             return {"prediction": prediction, **self.terms(latents, actions)}
 

@@ -37,6 +37,7 @@ def foresight_loss(
     error: Callable[[TensorDict, Tensor], Tensor] = squared_distance,
     rollout: float = 1.0,
     teacher_forced: float = 0.0,
+    history: int = 0,
 ) -> Float[Tensor, ""]:
     """Mean error over the L steps, in two ways, weighted and added up.
 
@@ -44,11 +45,13 @@ def foresight_loss(
         error: of states [B, L] and the latents that came.
         rollout: weight where each step is foreseen from the last, all from the first latent.
         teacher_forced: weight where each step is foreseen from the latents that came.
+        history: decisions whose outcome is told first; the rollout is of those after them.
     """
     loss, truth = latents.new_zeros(()), latents[:, 1:]
     if rollout:
-        states = dynamics.rollout(dynamics.start(latents[:, 0]), actions)
-        loss = loss + rollout * error(states, truth).mean(dim=0).mean()
+        state = dynamics.remember(latents[:, : history + 1], actions[:, :history])
+        states = dynamics.rollout(state, actions[:, history:])
+        loss = loss + rollout * error(states, truth[:, history:]).mean(dim=0).mean()
     if teacher_forced:
         states = dynamics.follow(latents[:, :-1], actions)
         loss = loss + teacher_forced * error(states, truth).mean(dim=0).mean()
@@ -67,7 +70,7 @@ class DynamicsTraining(lightning.LightningModule):
     Args:
         dynamics: of latents; all members of an `Ensemble` learn at once, each from its own weights
             and all from the same windows (Lakshminarayanan et al. 2017, arXiv:1612.01474).
-        error, rollout, teacher_forced: see `foresight_loss`.
+        error, rollout, teacher_forced, history: see `foresight_loss`.
         learning_rate: highest.
         weight_decay: of AdamW.
         warmup: share of the steps.
@@ -80,6 +83,7 @@ class DynamicsTraining(lightning.LightningModule):
         error: Callable[[TensorDict, Tensor], Tensor] = squared_distance,
         rollout: float = 1.0,
         teacher_forced: float = 0.0,
+        history: int = 0,
         learning_rate: float = 2e-3,
         weight_decay: float = 1e-4,
         warmup: float = 0.05,
@@ -92,7 +96,11 @@ class DynamicsTraining(lightning.LightningModule):
             )
         self.dynamics = dynamics
         self.loss = partial(
-            foresight_loss, error=error, rollout=rollout, teacher_forced=teacher_forced
+            foresight_loss,
+            error=error,
+            rollout=rollout,
+            teacher_forced=teacher_forced,
+            history=history,
         )
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
 

@@ -20,6 +20,7 @@ from .report import report
 from .results import results
 from .rooms import rooms
 from .study import study
+from .task import task
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     command.__name__: command
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         collect,
         control,
         rooms,
+        task,
         study,
         demo,
         report,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import pytorch_lightning as lightning
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from jepa import seeds
+from jepa.files import atomic_path, load_strictly
 from jepa.frozen import FrozenEncoder
 
 from ..datasets.trajectories import EpisodeArrays, Trajectories
@@ -19,10 +23,13 @@ from ..planning.dynamics import LatentWorldModel, ResidualMLP, Scales
 from ..planning.embedding import Embedding, FrozenEmbedding, features_of, latents_of
 from ..planning.joint import PLDM, JointTraining, Terms
 from ..planning.projection import SlowFeatures
+from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
 from .fit import Hardware
 from .progress import StepProgress
 from .world import stacked
+
+ORDERS = {1: ResidualMLP, 2: SecondOrder}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,7 @@ class Joint:
     Args:
         terms: what keeps it from collapsing: PLDM, or LeWM, given as a class_path.
         hidden: width of the dynamics' layers.
+        order: 2 where one picture does not show how fast things move: `SecondOrder`.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -55,6 +63,7 @@ class Joint:
 
     terms: Callable[[int, Tensor], Terms] = PLDM
     hidden: int = 256
+    order: Literal[1, 2] = 1
     window: int = 8
     steps: int = 5000
     batch_size: int = 64
@@ -67,6 +76,7 @@ class Dynamics:
 
     Args:
         hidden: width of the layers.
+        order: see `Joint`.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -74,6 +84,7 @@ class Dynamics:
     """
 
     hidden: int = 256
+    order: Literal[1, 2] = 1
     window: int = 8
     steps: int = 2000
     batch_size: int = 256
@@ -109,13 +120,51 @@ def learn_jointly(
         scales = Scales(torch.ones(embedding.size), scale)
         training = JointTraining(
             embedding,
-            ResidualMLP(scales, hidden=joint.hidden),
+            ORDERS[joint.order](scales, hidden=joint.hidden),
             joint.terms(embedding.size, scale),
+            history=joint.order - 1,
             learning_rate=joint.learning_rate,
         )
     windows = Windows(features, length=joint.window)
     loader = window_loader(windows, batch_size=joint.batch_size, seed=seed)
     trainer(joint.steps, hardware, f"latents of {title}").fit(training, loader)
+
+
+def learn_world(
+    out: Path,
+    embedding: Embedding,
+    data: Trajectories,
+    joint: Joint,
+    dynamics: Dynamics,
+    hardware: Hardware,
+    title: str,
+    seed: int,
+) -> tuple[LatentWorldModel, Float[Tensor, "E T D"]]:
+    """Embedding and dynamics, learnt one after the other; and the latents of all frames.
+
+    What is learnt is kept in `out`, and not learnt again.
+    """
+    features = all_features(embedding, data)
+    weights = out / "embedding.safetensors"
+    if not weights.is_file():
+        learn_jointly(embedding, with_observations(data, features), joint, hardware, title, seed)
+        keep(embedding, weights)
+    load_strictly(embedding, load_file(weights), str(weights))
+    embedding.eval()
+    latents = all_latents(embedding, features)
+    model = new_world_model(embedding, latents, data, dynamics, seed)
+    weights = out / "dynamics.safetensors"
+    if not weights.is_file():
+        learn_dynamics(model, latents, data, dynamics, hardware, title, seed)
+        keep(model.dynamics, weights)
+    load_strictly(model.dynamics, load_file(weights), str(weights))
+    return model, latents
+
+
+def keep(module: nn.Module, path: Path) -> None:
+    """Its weights as a file, whole or not there."""
+    with atomic_path(path) as temporary:
+        save_file(module.state_dict(), temporary)
 
 
 def new_world_model(
@@ -130,7 +179,7 @@ def new_world_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(seed, "dynamics"))
         return LatentWorldModel(
-            embedding=embedding, dynamics=ResidualMLP(scales, hidden=dynamics.hidden)
+            embedding=embedding, dynamics=ORDERS[dynamics.order](scales, hidden=dynamics.hidden)
         )
 
 
@@ -146,7 +195,9 @@ def learn_dynamics(
     """Trains the dynamics on windows of the latents."""
     windows = Windows(with_observations(data, latents), length=dynamics.window)
     loader = window_loader(windows, batch_size=dynamics.batch_size, seed=seed)
-    training = DynamicsTraining(model.dynamics, learning_rate=dynamics.learning_rate)
+    training = DynamicsTraining(
+        model.dynamics, history=dynamics.order - 1, learning_rate=dynamics.learning_rate
+    )
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
 
 

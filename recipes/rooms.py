@@ -11,11 +11,9 @@ from typing import Literal, TypeVar
 
 import torch
 from gymnasium.vector import VectorEnv
-from safetensors.torch import load_file, save_file
 from tensordict import TensorDict
 
 from jepa import seeds
-from jepa.files import atomic_path, load_strictly
 
 from ..datasets.trajectories import Trajectories
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
@@ -32,16 +30,7 @@ from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from .control import share
 from .fit import Hardware
 from .frame_pretraining import FramePretraining, pretrained_on_frames
-from .latent import (
-    Dynamics,
-    Joint,
-    all_features,
-    all_latents,
-    learn_dynamics,
-    learn_jointly,
-    new_world_model,
-    with_observations,
-)
+from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import exactly, rows_of, write_result
 from .world import Experience, gather, horizon_errors, position_readout, stacked
@@ -122,23 +111,7 @@ def rooms(
     data, held_out = gather(out / "episodes", world, experience, seed)
     embedding = new_embedding(out, data, pretraining, latent, name, seed)
     title = "pixels" if pretraining is None else "a frozen encoder"
-    features = all_features(embedding, data)
-    weights = out / "embedding.safetensors"
-    if not weights.is_file():
-        learn_jointly(embedding, with_observations(data, features), joint, hardware, title, seed)
-        with atomic_path(weights) as temporary:
-            save_file(embedding.state_dict(), temporary)
-    load_strictly(embedding, load_file(weights), str(weights))
-    embedding.eval()
-    latents = all_latents(embedding, features)
-    model = new_world_model(embedding, latents, data, dynamics, seed)
-    weights = out / "dynamics.safetensors"
-    if not weights.is_file():
-        learn_dynamics(model, latents, data, dynamics, hardware, title, seed)
-        with atomic_path(weights) as temporary:
-            save_file(model.dynamics.state_dict(), temporary)
-    load_strictly(model.dynamics, load_file(weights), str(weights))
-
+    model, latents = learn_world(out, embedding, data, joint, dynamics, hardware, title, seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
     parts = {"planner": planner, "action_space": space, "repeat": experience.repeat, "seed": seed}

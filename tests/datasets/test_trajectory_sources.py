@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from jepa.datasets import optional as optional_module
+from jepa import optional as optional_module
 from jepa.datasets.trajectories import Trajectories, read_episode
 from jepa.datasets.trajectory_sources import open_trajectories
 from jepa.datasets.windows import Windows

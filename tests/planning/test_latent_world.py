@@ -145,6 +145,11 @@ def test_the_oracle_goes_through_the_door_and_a_random_policy_does_not():
     assert (oracle.last["distance"][oracle.success] <= 3.0).all()
     few, again = (evaluate(oracle_agent(env), env, max_steps=8, seed=0) for _ in range(2))
     assert (few.last["position"] == again.last["position"]).all()
+    assert (few.cost.plans, few.cost.transitions) == (2 * 10, 2 * 10 * (64 * 3 + 1) * 12)
+    assert 0 < few.cost.seconds < 60
+    assert chance.cost.plans == chance.cost.transitions == 0
+    assert (oracle.returns == oracle.success).all()
+    assert oracle.counted.all()
 
 
 def test_starts_at_the_goal_are_excluded_and_counted():

@@ -1,0 +1,47 @@
+"""Second-order dynamics: how the latent has just changed counts too."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from .dynamics import Dynamics, Scales
+from .heads import PointHead
+
+
+class SecondOrder(Dynamics):
+    """Next latent = latent + MLP(latent, action, its last change): for worlds in which things keep
+    moving, when one observation does not show how fast.
+
+    The latent before is the entry `memory`; at the start it is the latent: nothing moves.
+
+    Args:
+        scales: of latents and actions.
+        hidden: width of the two hidden layers.
+    """
+
+    def __init__(self, scales: Scales, *, hidden: int = 256) -> None:
+        super().__init__()
+        self.scales, size = scales, len(scales.latent)
+        self.layers = nn.Sequential(
+            nn.Linear(2 * size + len(scales.action), hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+        )
+        self.head = PointHead(hidden, size)
+
+    def start(self, latent: Float[Tensor, "B D"]) -> TensorDict:
+        """At rest."""
+        return TensorDict({"latent": latent, "memory": latent}, batch_size=[len(latent)])
+
+    def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
+        """The state after one decision."""
+        latent = state["latent"]
+        change = (latent - state["memory"]) / self.scales.latent
+        features = self.layers(torch.cat([self.scales(latent, action), change], dim=-1))
+        entries = self.head(latent, features, self.scales.latent)
+        return TensorDict(entries | {"memory": latent}, batch_size=state.batch_size)

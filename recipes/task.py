@@ -1,0 +1,174 @@
+"""Goal images reached in a simulator: collect, pretrain on frames, learn the dynamics, plan."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from jepa import seeds
+
+from ..datasets.trajectories import Trajectories
+from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
+from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
+from ..planning.cem import CEM
+from ..planning.collect import play
+from ..planning.evaluation import Evaluation, evaluate
+from ..planning.icem import ICEM
+from ..planning.mppi import MPPI
+from ..planning.pixel_tasks import PixelTasks, SeenStates, Simulator, fixed_pairs
+from ..planning.simulated import Simulated
+from ..probes.intervals import mean_interval
+from .control import share
+from .fit import Hardware
+from .frame_pretraining import FramePretraining
+from .latent import Dynamics, Joint, learn_world
+from .probe import print_rows
+from .results import Measured, exactly, rows_of, write_result
+from .rooms import Latent, approach, new_embedding
+from .world import Experience, horizon_errors, position_readout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trials:
+    """How the agents are compared.
+
+    Args:
+        episodes: start-goal pairs, the same for all agents.
+        haste: weight of the mean distance beside the closest approach.
+        seed: of the start-goal pairs; settings were chosen on those of seed 0.
+        oracle_episodes: the first so many pairs, for the oracle, which is slow; 0: none.
+        oracle: planner that is given the simulator and the true distance, with a small budget.
+    """
+
+    episodes: int = 100
+    haste: float = 0.05
+    seed: int = 1000
+    oracle_episodes: int = 20
+    oracle: CEM = CEM(horizon=6, samples=32, iterations=2, elites=6, correlation=0.5)  # noqa: RUF009
+
+
+def task(
+    *,
+    out: Path,
+    simulator: Simulator,
+    pretraining: FramePretraining | None = None,
+    experience: Experience = Experience(),  # noqa: B008
+    correlation: float = 0.8,
+    latent: Latent = Latent(),  # noqa: B008
+    joint: Joint = Joint(order=2),  # noqa: B008
+    dynamics: Dynamics = Dynamics(order=2),  # noqa: B008
+    planner: CEM | ICEM | MPPI = CEM(),  # noqa: B008
+    trials: Trials = Trials(),
+    hardware: Hardware = Hardware(),  # noqa: B008
+    name: str = "task",
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Reach goal images in a simulator, e.g. Reacher: a frozen encoder, or all learnt from pixels.
+
+    Args:
+        out: folder of the run; must be empty unless resuming.
+        simulator: the task, by its class_path, e.g. jepa.planning.mujoco_tasks.Reacher.
+        pretraining: of the encoder that is then frozen, on single frames, without actions; null:
+            no encoder, the latent is learnt from pixels together with the dynamics.
+        experience: what is collected by a random policy.
+        correlation: of its neighbouring decisions, in [0, 1).
+        latent: size of the embedding.
+        joint: training of the embedding together with dynamics.
+        dynamics: training of the dynamics on the final latents.
+        planner: for the world model.
+        trials: the comparison.
+        hardware: device, precision and threads of both trainings.
+        name: of the recipe, in results.
+        seed: of everything but the start-goal pairs.
+        resume: go on with the run in `out`; finished parts are kept.
+    """
+    began = time.monotonic()
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    data, held_out = gathered(out / "episodes", simulator, experience, correlation, seed)
+    embedding = new_embedding(out, data, pretraining, latent, name, seed)
+    title = "pixels" if pretraining is None else "a frozen encoder"
+    model, latents = learn_world(out, embedding, data, joint, dynamics, hardware, title, seed)
+    repeat, space = experience.repeat, action_space_of(simulator.action_space)
+
+    def played(agent: PlanningAgent | RandomAgent, episodes: int, true: bool = False) -> Evaluation:
+        pairs = fixed_pairs(out / f"pairs_{episodes}.npz", simulator, episodes, trials.seed)
+        env = PixelTasks(episodes, simulator=simulator, pairs=pairs, repeat=repeat)
+        print(f"Task: {simulator.name}, {episodes} episodes", flush=True)
+        decisions = -(-env.max_steps // repeat)
+        return evaluate(
+            agent, SeenStates(env) if true else env, max_steps=decisions, seed=trials.seed
+        )
+
+    energy = partial(approach, haste=trials.haste)
+    parts = {"action_space": space, "energy": energy, "seed": seed}
+    ours = played(PlanningAgent(world_model=model, planner=planner, **parts), trials.episodes)
+    chance = RandomAgent(action_space=space, correlation=correlation, seed=seed)
+    baselines = {"random_policy": played(chance, trials.episodes)}
+    if trials.oracle_episodes:
+        truth = Simulated(simulator=simulator, repeat=repeat)
+        oracle = PlanningAgent(world_model=truth, planner=trials.oracle, **parts)
+        baselines["oracle"] = played(oracle, trials.oracle_episodes, true=True)
+    errors = horizon_errors(model, held_out, position_readout(latents, data))
+    result = write_result(
+        out,
+        recipe=name,
+        seed=seed,
+        seconds=time.monotonic() - began,
+        metrics={
+            "success": share(ours),
+            "distance": last_distance(ours),
+            "position_error": exactly(errors[-1]),
+            "excluded": exactly(ours.excluded),
+            "plans": exactly(ours.cost.plans),
+            "foreseen_states": exactly(ours.cost.transitions),
+            "seconds_per_plan": exactly(ours.cost.seconds / max(1, ours.cost.plans)),
+        },
+        baselines={f"{who}/success": share(found) for who, found in baselines.items()}
+        | {f"{who}/distance": last_distance(found) for who, found in baselines.items()},
+    )
+    print_rows(rows_of(result))
+
+
+def gathered(
+    folder: Path, simulator: Simulator, experience: Experience, correlation: float, seed: int
+) -> tuple[Trajectories, Trajectories]:
+    """Training and validation episodes of a random policy, on disk; made once. A shard is a
+    function of (seed, its number)."""
+    steps = experience.decisions * experience.repeat
+    counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
+    for split, count in counts.items():
+        with TrajectoryWriter(folder / split) as writer:
+            size = writer.shard_episodes
+            env = PixelTasks(
+                size, simulator=simulator, repeat=experience.repeat, max_steps=steps, endless=True
+            )
+            while len(writer) < count:
+                shard = seeds.derive(seed, "episodes", split, len(writer) // size)
+                agent = RandomAgent(
+                    action_space=action_space_of(simulator.action_space),
+                    correlation=correlation,
+                    seed=shard,
+                )
+                made = play(env, agent, seed=shard, infos=["position"])
+                for episode in made[len(writer) % size :][: count - len(writer)]:
+                    writer.append(
+                        {
+                            "observations": episode["observations.observation"],
+                            "actions": episode["actions"],
+                            "infos.position": episode["infos.position"],
+                        }
+                    )
+    return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
+
+
+def last_distance(evaluation: Evaluation) -> Measured:
+    """Mean distance from the goal at the end, of episodes that did not start there."""
+    distances = evaluation.last["distance"][evaluation.counted].astype(float)
+    if len(distances) < 2:
+        return exactly(distances.sum())
+    return Measured(**mean_interval(distances)._asdict())

@@ -1,0 +1,47 @@
+"""Push-T: states are set exactly, and goals are where pushing brings the block."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jepa.planning.push_t import PushT
+
+pytest.importorskip("gym_pusht", reason="needs pip install 'jepa-toolkit[pusht]'")
+
+
+@pytest.fixture(scope="module")
+def simulator():
+    return PushT()
+
+
+def test_states_are_reached_exactly_and_a_step_is_a_function_of_them(simulator):
+    start, goal = simulator.draw(np.random.default_rng(0))
+    for state in (start, goal):
+        simulator.set_state(state)
+        assert np.allclose(simulator.get_state(), state, atol=1e-9)
+    found = []
+    for before in (goal, start):  # what was done before leaves no trace
+        simulator.set_state(before)
+        simulator.step(np.array([50.0, -50.0]))
+        simulator.set_state(start)
+        moved = [simulator.step(np.array([80.0, 30.0])) for _ in range(5)]
+        found.append(simulator.get_state())
+        assert moved[0] == (0.0, False)
+    assert (found[0] == found[1]).all()
+    assert np.abs(found[0][:2] - start[:2]).max() > 20
+
+
+def test_goals_are_mostly_away_from_the_start_and_pictures_show_them(simulator):
+    pairs = [simulator.draw(np.random.default_rng(seed)) for seed in range(8)]
+    start, goal = (np.stack(states) for states in zip(*pairs, strict=True))
+    apart = np.linalg.norm(simulator.position(start) - simulator.position(goal), axis=1)
+    assert (apart > simulator.radius).mean() >= 0.5
+    simulator.set_state(start[0])
+    image = simulator.render().astype(int)
+    assert image.shape == (64, 64, 3)
+    simulator.set_state(goal[0])
+    assert (simulator.render() != image).any()
+    blue = image[..., 2] - image[..., 0]  # the disc is royal blue
+    row, column = np.unravel_index(blue.argmax(), blue.shape)
+    assert np.hypot(column * 8 + 4 - start[0, 0], row * 8 + 4 - start[0, 1]) < 30

@@ -1,0 +1,108 @@
+"""`jepa task` at toy size, on a simulator that needs no package; and on Reacher by its name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import gymnasium
+import numpy as np
+import pytest
+import yaml
+
+from jepa.planning.cem import CEM
+from jepa.planning.pixel_tasks import Simulator, draw_pairs
+from jepa.recipes.cli import main
+from jepa.recipes.fit import Hardware
+from jepa.recipes.latent import Dynamics, Joint
+from jepa.recipes.rooms import Latent
+from jepa.recipes.task import Trials, task
+from jepa.recipes.world import Experience
+
+
+@dataclass
+class Dot(Simulator):
+    """A dot on a line that moves by its action."""
+
+    name: str = "dot"
+    size: int = 32
+    radius: float = 2.0
+    max_steps: int = 12
+    passing: bool = True
+    action_space: gymnasium.Space = field(
+        default_factory=lambda: gymnasium.spaces.Box(-2, 2, (1,), np.float32)
+    )
+    state: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+    def draw(self, random):
+        return tuple(random.uniform(2, 30, (2, 1)))
+
+    def get_state(self):
+        return self.state.copy()
+
+    def set_state(self, state):
+        self.state = np.array(state)
+
+    def step(self, action):
+        self.state = np.clip(self.state + action, 0, 31)
+        return 0.0, False
+
+    def render(self):
+        image = np.zeros((32, 32, 3), np.uint8)
+        image[12:20, max(0, int(self.state[0]) - 2) : int(self.state[0]) + 3] = 255
+        return image
+
+    def position(self, states):
+        return states
+
+
+def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path):
+    options = {
+        "out": tmp_path / "run",
+        "simulator": Dot(),
+        "experience": Experience(episodes=12, decisions=5, repeat=2),
+        "latent": Latent(size=4, width=8),
+        "joint": Joint(hidden=16, order=2, window=3, steps=4, batch_size=8),
+        "dynamics": Dynamics(hidden=16, order=2, window=3, steps=4, batch_size=8),
+        "planner": CEM(horizon=3, samples=8, iterations=1, elites=2),
+        "trials": Trials(episodes=6, oracle_episodes=4),
+        "hardware": Hardware(accelerator="cpu", precision="float32"),
+        "name": "toy",
+    }
+    found = []
+    for _ in range(2):
+        task(**options)
+        found.append(json.loads((tmp_path / "run" / "result.json").read_text()))
+    first, again = (result["metrics"] for result in found)
+    for name in ("success", "distance", "foreseen_states"):
+        assert first[name] == again[name]
+    baselines = found[0]["baselines"]
+    assert baselines["oracle/success"]["value"] == 1.0
+    assert baselines["oracle/distance"]["value"] <= 2
+    assert baselines["random_policy/success"].keys() == {"value", "low", "high"}
+    assert first["foreseen_states"]["value"] == first["plans"]["value"] * (8 + 1) * 3
+    with np.load(tmp_path / "run" / "pairs_6.npz") as pairs:
+        assert (pairs["start"] == draw_pairs(Dot(), 6, 1000).start).all()
+
+
+@pytest.mark.slow
+def test_reacher_by_its_name(tmp_path, capsys):
+    pytest.importorskip("mujoco", reason="needs pip install 'jepa-toolkit[mujoco]'")
+    given = {
+        "simulator": {
+            "class_path": "jepa.planning.mujoco_tasks.Reacher",
+            "init_args": {"max_steps": 4},
+        },
+        "experience": {"episodes": 4, "decisions": 4, "repeat": 2},
+        "latent": {"size": 4, "width": 8},
+        "joint": {"order": 2, "steps": 2, "batch_size": 4, "window": 3},
+        "dynamics": {"order": 2, "steps": 2, "batch_size": 4, "window": 3},
+        "planner": {"horizon": 3, "samples": 16, "iterations": 1},
+        "trials": {"episodes": 3, "oracle_episodes": 2},
+    }
+    config = tmp_path / "task.yaml"
+    config.write_text(yaml.safe_dump(given))
+    assert main(["task", f"--config={config}", f"--out={tmp_path / 'run'}"]) == 0, (
+        capsys.readouterr().err
+    )
+    assert "success" in json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
