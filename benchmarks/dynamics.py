@@ -23,13 +23,13 @@ from torch import Tensor
 from jepa import seeds
 from jepa.planning.calibration import calibration
 from jepa.planning.causal import CausalTransformer
-from jepa.planning.collect import random_actions
 from jepa.planning.dynamics import Dynamics, ResidualMLP, Scales
 from jepa.planning.ensemble import Ensemble
 from jepa.planning.heads import GaussianHead
 from jepa.planning.recurrent import GRU
 from jepa.planning.training import foresight_loss, negative_log_likelihood
 from jepa.planning.two_rooms import TwoRooms
+from jepa.planning.two_rooms_walks import random_actions
 
 KNOWN, AHEAD, REPEAT, NOISE = 6, 8, 4, 1.0
 

@@ -13,6 +13,8 @@ from av.error import FFmpegError
 from jaxtyping import Int64, Shaped
 from PIL import Image
 
+from jepa.files import read_arrays
+
 from .trajectories import EpisodeArrays, check_steps, per_action
 from .video_index import VideoError, VideoIndex, demuxed_index
 from .video_readers import read_frames
@@ -150,8 +152,7 @@ def joined(episodes: Sequence[Mapping[str, np.ndarray]], whose: Sequence[Path]) 
 def arrays_of(path: Path) -> dict[str, np.ndarray]:
     """An .npz. Raises ValueError where it is damaged or holds objects."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
+        return read_arrays(path)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged, or holds more than arrays: {error}") from error
 

@@ -7,6 +7,8 @@ or not steps 1 to 6,999 were made by this process.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +22,12 @@ def derive(seed: int, *name: str | int) -> int:
 def generator(seed: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh torch generator on `device`, seeded by `derive(seed, *name)`."""
     return torch.Generator(device=device).manual_seed(derive(seed, *name))
+
+
+@contextmanager
+def weights(seed: int, *name: str | int) -> Iterator[None]:
+    """Modules made inside draw their weights from `derive(seed, *name)`; torch's own generator of
+    the CPU is afterwards as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, *name))
+        yield

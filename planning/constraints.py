@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from .energies import ComposableEnergy
+from .planner import finite
 from .protocols import ActionSpace, Energy, Generators, Plan, Planner, WarmStart, WorldModel
 
 
@@ -138,8 +139,3 @@ def largest_excess(
 ) -> Float[Tensor, " B"]:
     """Over the steps and the constraints."""
     return torch.stack([one.excess(states) for one in constraints]).amax(dim=(0, -1))
-
-
-def finite(values: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """What is not a number is infinite."""
-    return torch.where(values.isfinite(), values, torch.inf)

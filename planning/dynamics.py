@@ -98,13 +98,7 @@ class ResidualMLP(Dynamics):
     ) -> None:
         super().__init__()
         self.scales, size = scales, len(scales.latent)
-        self.layers = nn.Sequential(
-            nn.Linear(size + len(scales.action), hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.LayerNorm(hidden),
-            nn.SiLU(),
-        )
+        self.layers = two_layers(size + len(scales.action), hidden)
         self.head = head(hidden, size)
 
     def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
@@ -113,6 +107,17 @@ class ResidualMLP(Dynamics):
         features = self.layers(self.scales(latent, action))
         entries = self.head(latent, features, self.scales.latent)
         return TensorDict(entries, batch_size=state.batch_size)
+
+
+def two_layers(inputs: int, hidden: int) -> nn.Sequential:
+    """From inputs to features, `hidden` of them."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.LayerNorm(hidden),
+        nn.SiLU(),
+    )
 
 
 class LatentWorldModel(nn.Module):

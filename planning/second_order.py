@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from .dynamics import Dynamics, Scales
+from .dynamics import Dynamics, Scales, two_layers
 from .heads import PointHead
 
 
@@ -25,13 +25,7 @@ class SecondOrder(Dynamics):
     def __init__(self, scales: Scales, *, hidden: int = 256) -> None:
         super().__init__()
         self.scales, size = scales, len(scales.latent)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * size + len(scales.action), hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.LayerNorm(hidden),
-            nn.SiLU(),
-        )
+        self.layers = two_layers(2 * size + len(scales.action), hidden)
         self.head = PointHead(hidden, size)
 
     def start(self, latent: Float[Tensor, "B D"]) -> TensorDict:

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 
+from jepa import seeds
 from jepa.schedules import cosine
-from jepa.seeds import derive, generator
 
 from .attentive import AttentiveHead, read
 from .features import Precision
@@ -59,8 +59,7 @@ def new_head(dim: int, outputs: int, heads: int, depth: int, fitting: Fitting) -
 
 def seeded(build: Callable[[], Head], fitting: Fitting) -> Head:
     """What `build` makes, drawing from the seed; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(fitting.seed, "attentive", "weights"))
+    with seeds.weights(fitting.seed, "attentive", "weights"):
         return build().to(fitting.device)
 
 
@@ -123,7 +122,7 @@ def _order(
 ) -> Iterator[tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"]]]:
     """The rows of every step, ascending as a disk likes them, and the view of each."""
     for epoch in range(fitting.epochs):
-        draw = generator(fitting.seed, "attentive", "order", epoch)
+        draw = seeds.generator(fitting.seed, "attentive", "order", epoch)
         order = rows[torch.randperm(len(rows), generator=draw).numpy()]
         drawn = torch.randint(views, (len(rows),), generator=draw).numpy()
         for start in range(0, len(rows), fitting.batch_size):

@@ -16,8 +16,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from jepa import seeds
 from jepa.frozen import FrozenEncoder
-from jepa.seeds import derive
 from jepa.shapes import Grid
 
 from .tables import FeatureTable, Numbered, kept, table_of
@@ -79,8 +79,7 @@ def random_encoder(like: FrozenEncoder, seed: int = 0) -> FrozenEncoder:
             f"cannot rebuild a {type(like.encoder).__name__}: it has no `config`; build it "
             "without weights and give FrozenEncoder(encoder, mean=..., std=...) instead"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "random_encoder"))
+    with seeds.weights(seed, "random_encoder"):
         fresh = type(like.encoder)(**config)
     fresh.to(_device(like))
     mean, std = like.normalize.mean, like.normalize.std

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,32 @@ def collect_into(
             dynamic_ncols=True,
         ) as bar,
     ):
-        while len(writer) < episodes:
-            shard_seed = seeds.derive(seed, "collect", len(writer) // size)
-            shard = play(env, policy_of(shard_seed), seed=shard_seed, rounds=rounds, infos=infos)
-            for episode in shard[len(writer) % size :][: episodes - len(writer)]:
-                writer.append(episode)
-                bar.update()
+        for episode in missing(
+            writer, env, policy_of, episodes=episodes, infos=infos, draws=(seed, "collect")
+        ):
+            writer.append(episode)
+            bar.update()
+
+
+def missing(
+    writer: TrajectoryWriter,
+    env: VectorEnv,
+    policy_of: Callable[[int], Policy],
+    *,
+    episodes: int,
+    infos: Sequence[str],
+    draws: tuple[Any, ...],
+) -> Iterator[dict[str, np.ndarray]]:
+    """The episodes that the writer lacks, to be appended one by one.
+
+    A shard holds equally many episodes of every copy, and is a function of `draws`, which begins
+    with a seed, and of the shard's number.
+    """
+    size = writer.shard_episodes
+    while len(writer) < episodes:
+        seed = seeds.derive(*draws, len(writer) // size)
+        shard = play(env, policy_of(seed), seed=seed, rounds=size // env.num_envs, infos=infos)
+        yield from shard[len(writer) % size :][: episodes - len(writer)]
 
 
 def one_env(

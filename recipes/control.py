@@ -37,6 +37,7 @@ from .world import (
     position_readout,
     save_episode,
     stacked,
+    walks_in,
 )
 
 
@@ -93,10 +94,12 @@ def control(
     began = time.monotonic()
     print("Control: collecting episodes", flush=True)
     many_layouts = replace(rooms, random_layout=True)
-    views, _ = gather(out / "views", many_layouts, experience, seeds.derive(seed, "views"))
+    views, _ = gather(
+        out / "views", experience, walks_in(many_layouts, experience), seeds.derive(seed, "views")
+    )
     frames = stacked(views, "observations").flatten(0, 1).permute(0, 3, 1, 2)
     frozen = pretrained_on_frames(frames, out / "encoder", pretraining, f"{name} frames", seed)
-    data, held_out = gather(out / "episodes", rooms, experience, seed)
+    data, held_out = gather(out / "episodes", experience, walks_in(rooms, experience), seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=rooms, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
     repeat = experience.repeat

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytorch_lightning as lightning
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,7 +25,9 @@ from ..planning.joint import PLDM, JointTraining, Terms
 from ..planning.projection import SlowFeatures
 from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
+from .embedding import Latent, new_embedding
 from .fit import Hardware
+from .frame_pretraining import FramePretraining
 from .progress import StepProgress
 from .world import stacked
 
@@ -99,7 +101,7 @@ def slow_embedding(
         components=slow.components, frequencies=slow.frequencies, principal=slow.principal
     )
     embedding = FrozenEmbedding(frozen, projection)
-    pooled = all_features(embedding, data)
+    pooled = all_features(embedding, stacked(data, "observations"))
     projection.fit(pooled)
     return embedding, projection.latent(pooled)
 
@@ -115,8 +117,7 @@ def learn_jointly(
     """Trains the embedding on windows of its `features`; its dynamics are thrown away, since those
     that learn from the final latents, as they do in `learn_dynamics`, are better and cost less."""
     scale = action_scale(features)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "joint"))
+    with seeds.weights(seed, "joint"):
         scales = Scales(torch.ones(embedding.size), scale)
         training = JointTraining(
             embedding,
@@ -132,19 +133,23 @@ def learn_jointly(
 
 def learn_world(
     out: Path,
-    embedding: Embedding,
     data: Trajectories,
+    pretraining: FramePretraining | None,
+    latent: Latent,
     joint: Joint,
     dynamics: Dynamics,
     hardware: Hardware,
-    title: str,
+    name: str,
     seed: int,
 ) -> tuple[LatentWorldModel, Float[Tensor, "E T D"]]:
     """Embedding and dynamics, learnt one after the other; and the latents of all frames.
 
-    What is learnt is kept in `out`, and not learnt again.
+    What is learnt is kept in `out`, and not learnt again. See `new_embedding`.
     """
-    features = all_features(embedding, data)
+    title = "pixels" if pretraining is None else "a frozen encoder"
+    frames = stacked(data, "observations")
+    embedding = new_embedding(out, frames.flatten(0, 1), pretraining, latent, name, seed)
+    features = all_features(embedding, frames)
     weights = out / "embedding.safetensors"
     if not weights.is_file():
         learn_jointly(embedding, with_observations(data, features), joint, hardware, title, seed)
@@ -176,8 +181,7 @@ def new_world_model(
 ) -> LatentWorldModel:
     """The world model of an embedding, before its dynamics are learnt; `latents` of all frames."""
     scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "dynamics"))
+    with seeds.weights(seed, "dynamics"):
         return LatentWorldModel(
             embedding=embedding, dynamics=ORDERS[dynamics.order](scales, hidden=dynamics.hidden)
         )
@@ -201,9 +205,10 @@ def learn_dynamics(
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
 
 
-def all_features(embedding: Embedding, data: Trajectories) -> Shaped[Tensor, "E T *F"]:
-    """What is fixed in the embedding, of all frames of equally long episodes."""
-    frames = stacked(data, "observations")
+def all_features(
+    embedding: Embedding, frames: UInt8[Tensor, "E T H W C"]
+) -> Shaped[Tensor, "E T *F"]:
+    """What is fixed in the embedding, of all frames."""
     return features_of(embedding, frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from gymnasium.vector import VectorEnv
 from tensordict import TensorDict
 
-from jepa import seeds
-
-from ..datasets.trajectories import Trajectories
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
 from ..planning.bfloat16 import Bfloat16
 from ..planning.cem import CEM
-from ..planning.embedding import Embedding, FrozenEmbedding, LearntProjection, PixelEmbedding
 from ..planning.energies import ComposableEnergy, GoalDistance
 from ..planning.evaluation import Agent, Evaluation, evaluate
 from ..planning.icem import ICEM
@@ -28,29 +24,13 @@ from ..planning.oracle import TrueDynamics, WayToGoal
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from .control import share
+from .embedding import Latent
 from .fit import Hardware
-from .frame_pretraining import FramePretraining, pretrained_on_frames
+from .frame_pretraining import FramePretraining
 from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import exactly, rows_of, write_result
-from .world import Experience, gather, horizon_errors, position_readout, stacked
-
-Part = TypeVar("Part")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latent:
-    """The size of the embedding.
-
-    Args:
-        size: of the latent.
-        width: channels of the network that sees pixels.
-        hidden: channels of the projection behind a frozen encoder.
-    """
-
-    size: int = 32
-    width: int = 32
-    hidden: int = 64
+from .world import Experience, gather, horizon_errors, position_readout, walks_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +58,7 @@ def rooms(
     out: Path,
     pretraining: FramePretraining | None = None,
     experience: Experience = Experience(),  # noqa: B008
-    latent: Latent = Latent(),
+    latent: Latent = Latent(),  # noqa: B008
     joint: Joint = Joint(),  # noqa: B008
     dynamics: Dynamics = Dynamics(),  # noqa: B008
     planner: CEM | ICEM | MPPI = CEM(),  # noqa: B008
@@ -108,10 +88,10 @@ def rooms(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     world = TwoRooms(random_layout=True)
-    data, held_out = gather(out / "episodes", world, experience, seed)
-    embedding = new_embedding(out, data, pretraining, latent, name, seed)
-    title = "pixels" if pretraining is None else "a frozen encoder"
-    model, latents = learn_world(out, embedding, data, joint, dynamics, hardware, title, seed)
+    data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
+    model, latents = learn_world(
+        out, data, pretraining, latent, joint, dynamics, hardware, name, seed
+    )
     env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)
     space = action_space_of(env.single_action_space)
     parts = {"planner": planner, "action_space": space, "repeat": experience.repeat, "seed": seed}
@@ -155,48 +135,6 @@ def rooms(
         baselines={who: share(rate) for who, rate in baselines.items()},
     )
     print_rows(rows_of(result))
-
-
-def new_embedding(
-    out: Path,
-    data: Trajectories,
-    pretraining: FramePretraining | None,
-    latent: Latent,
-    name: str,
-    seed: int,
-) -> Embedding:
-    """The embedding before its training, its encoder pretrained if there is one."""
-    frames = stacked(data, "observations").flatten(0, 1)
-    if pretraining is None:
-        some = frames[:: max(1, len(frames) // 1000)].float()
-        return seeded(
-            seed,
-            partial(
-                PixelEmbedding,
-                image_size=frames.shape[1],
-                size=latent.size,
-                width=latent.width,
-                mean=some.mean(dim=(0, 1, 2)),
-                std=some.std(dim=(0, 1, 2)),
-            ),
-        )
-    images = frames.permute(0, 3, 1, 2)
-    frozen = pretrained_on_frames(images, out / "encoder", pretraining, f"{name} frames", seed)
-    projection = partial(
-        LearntProjection,
-        frozen.dim,
-        frozen.grid(images[:1]),
-        components=latent.size,
-        hidden=latent.hidden,
-    )
-    return FrozenEmbedding(frozen, seeded(seed, projection))
-
-
-def seeded(seed: int, build: Callable[[], Part]) -> Part:
-    """What `build` makes with weights that the seed gives."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(seed, "embedding"))
-        return build()
 
 
 def approach(goal: TensorDict, *, haste: float) -> ComposableEnergy:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
+from ..probes.intervals import mean_interval
 from .demo import config_of
 from .probe import print_rows
 from .results import Measured, Result, read_result, rows_of, write_result
@@ -99,7 +99,7 @@ def study(
 
 
 def call(run: Run, config: str, seed: int, folder: Path) -> None:
-    """Runs one recipe, its words in `log.txt`; raises RuntimeError with the last of them."""
+    """Runs one recipe, its words in a .log beside `folder`; RuntimeError tells the last of them."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--config", config, f"--out={folder}", f"--seed={seed}", "--resume", *run.options]
     with open(folder.with_suffix(".log"), "a") as log:
@@ -121,9 +121,7 @@ def over_seeds(results: Sequence[Result], metric: str) -> Measured:
     if len(results) == 1:
         return results[0]["metrics"][metric]
     values = np.array([result["metrics"][metric]["value"] for result in results])
-    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    mean = float(values.mean())
-    return Measured(value=mean, low=mean - float(reach), high=mean + float(reach))
+    return Measured(**mean_interval(values)._asdict())
 
 
 def minutes(began: float) -> str:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from jepa import seeds
-
-from ..datasets.trajectories import Trajectories
-from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
+from ..datasets.trajectories import Episode
+from ..datasets.trajectory_store import TrajectoryWriter
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
 from ..planning.cem import CEM
-from ..planning.collect import play
 from ..planning.evaluation import Evaluation, evaluate
 from ..planning.icem import ICEM
 from ..planning.mppi import MPPI
 from ..planning.pixel_tasks import PixelTasks, SeenStates, Simulator, fixed_pairs
 from ..planning.simulated import Simulated
 from ..probes.intervals import mean_interval
+from .collect import missing
 from .control import share
+from .embedding import Latent
 from .fit import Hardware
 from .frame_pretraining import FramePretraining
 from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
-from .rooms import Latent, approach, new_embedding
-from .world import Experience, horizon_errors, position_readout
+from .rooms import approach
+from .world import Episodes, Experience, gather, horizon_errors, position_readout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +89,11 @@ def task(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
-    data, held_out = gathered(out / "episodes", simulator, experience, correlation, seed)
-    embedding = new_embedding(out, data, pretraining, latent, name, seed)
-    title = "pixels" if pretraining is None else "a frozen encoder"
-    model, latents = learn_world(out, embedding, data, joint, dynamics, hardware, title, seed)
+    plays = plays_in(simulator, experience, correlation)
+    data, held_out = gather(out / "episodes", experience, plays, seed)
+    model, latents = learn_world(
+        out, data, pretraining, latent, joint, dynamics, hardware, name, seed
+    )
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
 
     def played(agent: PlanningAgent | RandomAgent, episodes: int, true: bool = False) -> Evaluation:
@@ -134,36 +135,37 @@ def task(
     print_rows(rows_of(result))
 
 
-def gathered(
-    folder: Path, simulator: Simulator, experience: Experience, correlation: float, seed: int
-) -> tuple[Trajectories, Trajectories]:
-    """Training and validation episodes of a random policy, on disk; made once. A shard is a
-    function of (seed, its number)."""
-    steps = experience.decisions * experience.repeat
-    counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
-    for split, count in counts.items():
-        with TrajectoryWriter(folder / split) as writer:
-            size = writer.shard_episodes
-            env = PixelTasks(
-                size, simulator=simulator, repeat=experience.repeat, max_steps=steps, endless=True
-            )
-            while len(writer) < count:
-                shard = seeds.derive(seed, "episodes", split, len(writer) // size)
-                agent = RandomAgent(
-                    action_space=action_space_of(simulator.action_space),
-                    correlation=correlation,
-                    seed=shard,
-                )
-                made = play(env, agent, seed=shard, infos=["position"])
-                for episode in made[len(writer) % size :][: count - len(writer)]:
-                    writer.append(
-                        {
-                            "observations": episode["observations.observation"],
-                            "actions": episode["actions"],
-                            "infos.position": episode["infos.position"],
-                        }
-                    )
-    return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
+def plays_in(simulator: Simulator, experience: Experience, correlation: float) -> Episodes:
+    """Episodes of a random policy, from random starts; goals are left out."""
+
+    def episodes(writer: TrajectoryWriter, count: int, seed: int, split: str) -> Iterator[Episode]:
+        env = PixelTasks(
+            writer.shard_episodes,
+            simulator=simulator,
+            repeat=experience.repeat,
+            max_steps=experience.decisions * experience.repeat,
+            endless=True,
+        )
+        policy = partial(
+            RandomAgent,
+            action_space=action_space_of(simulator.action_space),
+            correlation=correlation,
+        )
+        for episode in missing(
+            writer,
+            env,
+            lambda shard: policy(seed=shard),
+            episodes=count,
+            infos=["position"],
+            draws=(seed, "episodes", split),
+        ):
+            yield {
+                "observations": episode["observations.observation"],
+                "actions": episode["actions"],
+                "infos.position": episode["infos.position"],
+            }
+
+    return episodes
 
 
 def last_distance(evaluation: Evaluation) -> Measured:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from jepa import seeds
 from jepa.files import write_arrays
 
-from ..datasets.trajectories import Trajectories, rows
+from ..datasets.trajectories import Episode, Trajectories, rows
 from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
 from ..planning.agent import PlanningAgent
 from ..planning.dynamics import LatentWorldModel
@@ -41,24 +42,37 @@ class Experience:
     repeat: int = 4
 
 
+Episodes: TypeAlias = Callable[[TrajectoryWriter, int, int, str], Iterator[Episode]]
+"""(writer, how many in all, seed, split): those that the writer does not have yet."""
+
+
 def gather(
-    folder: Path, rooms: TwoRooms, experience: Experience, seed: int
+    folder: Path, experience: Experience, episodes: Episodes, seed: int
 ) -> tuple[Trajectories, Trajectories]:
     """Training and validation episodes, on disk; made once."""
     counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
     for split, count in counts.items():
         with TrajectoryWriter(folder / split) as writer:
-            for episode in random_walks(
-                rooms,
-                episodes=count,
-                decisions=experience.decisions,
-                repeat=experience.repeat,
-                seed=seeds.derive(seed, "episodes", split),
-                batch=writer.shard_episodes,
-                first=len(writer),
-            ):
+            for episode in episodes(writer, count, seed, split):
                 writer.append(episode)
     return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
+
+
+def walks_in(rooms: TwoRooms, experience: Experience) -> Episodes:
+    """Random walks in TwoRooms."""
+
+    def episodes(writer: TrajectoryWriter, count: int, seed: int, split: str) -> Iterator[Episode]:
+        return random_walks(
+            rooms,
+            episodes=count,
+            decisions=experience.decisions,
+            repeat=experience.repeat,
+            seed=seeds.derive(seed, "episodes", split),
+            batch=writer.shard_episodes,
+            first=len(writer),
+        )
+
+    return episodes
 
 
 def stacked(data: Trajectories, name: str) -> Shaped[Tensor, "E T ..."]:

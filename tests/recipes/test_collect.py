@@ -20,7 +20,7 @@ from jepa.planning.protocols import ActionSpace
 from jepa.planning.two_rooms import TwoRooms
 from jepa.recipes.cli import main
 from jepa.recipes.collect import collect_into
-from jepa.recipes.world import Experience, gather
+from jepa.recipes.world import Experience, gather, walks_in
 
 
 class Pictures(gymnasium.Env):
@@ -132,13 +132,14 @@ def test_more_episodes_are_added_to_those_there(tmp_path):
 
 
 def test_random_walks_go_on_where_they_were(tmp_path):
-    rooms, experience = TwoRooms(), Experience(episodes=130, decisions=2, repeat=1)
-    gather(tmp_path / "once", rooms, experience, seed=1)
+    experience = Experience(episodes=130, decisions=2, repeat=1)
+    walks = walks_in(TwoRooms(), experience)
+    gather(tmp_path / "once", experience, walks, seed=1)
     once = contents(tmp_path / "once")
     shutil.copytree(tmp_path / "once", tmp_path / "twice")
     shutil.rmtree(tmp_path / "twice/train/00001")
     for _ in range(2):
-        train, validation = gather(tmp_path / "twice", rooms, experience, seed=1)
+        train, validation = gather(tmp_path / "twice", experience, walks, seed=1)
         assert contents(tmp_path / "twice") == once
         assert (len(train.lengths), len(validation.lengths)) == (130, 13)
 

@@ -13,9 +13,9 @@ import yaml
 from jepa.planning.cem import CEM
 from jepa.planning.pixel_tasks import Simulator, draw_pairs
 from jepa.recipes.cli import main
+from jepa.recipes.embedding import Latent
 from jepa.recipes.fit import Hardware
 from jepa.recipes.latent import Dynamics, Joint
-from jepa.recipes.rooms import Latent
 from jepa.recipes.task import Trials, task
 from jepa.recipes.world import Experience
 
