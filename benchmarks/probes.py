@@ -130,7 +130,8 @@ def attentive(tokens: int, repeats: int) -> Iterator[str]:
     fitting = Fitting(1, 64, "float32", torch.device("cpu"), seed=0)
     one = new_head(192, 10, 3, 1, fitting)
     some = torch.randn(2, tokens, 192)
-    apart = float((AsPublished(one)(some) - one(some)).abs().max())
+    with torch.no_grad():
+        apart = float((AsPublished(one)(some) - one(some)).abs().max())
 
     def epoch(count: int, published: bool = False) -> None:
         heads = [new_head(192, 10, 3, 1, fitting) for _ in range(count)]
