@@ -110,7 +110,7 @@ def test_behind_a_frozen_encoder_only_the_projection_learns():
     embedding = FrozenEmbedding(encoder, projection)
     frames = torch.randint(0, 255, (40, 64, 64, 3), dtype=torch.uint8)
     features = features_of(embedding, frames, batch=7)
-    assert features.shape == (40, 12, 4, 4)
+    assert features.shape == (40, 16, 12)
     assert not features.requires_grad
     before = encoder.fingerprint()
     training = JointTraining(
