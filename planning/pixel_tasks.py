@@ -130,7 +130,7 @@ class PixelTasks(VectorEnv):
         pairs: starts and goals of every reset; None: drawn anew.
         repeat: simulator steps for which an action is held: one step of this environment.
         max_steps: simulator steps after which an episode is truncated; None: the simulator's.
-        endless: reaching a goal does not end an episode: for collecting.
+        endless: neither reaching a goal nor losing ends an episode: for collecting.
     """
 
     metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
@@ -150,7 +150,7 @@ class PixelTasks(VectorEnv):
             raise ValueError(f"{num_envs} copies need as many pairs; got {len(pairs.start)}")
         self.num_envs, self.simulator, self.repeat = num_envs, simulator, repeat
         self.pairs, self.render_mode = pairs, render_mode
-        self.passing = simulator.passing and not endless
+        self.endless = endless
         self.max_steps = simulator.max_steps if max_steps is None else max_steps
         image = gymnasium.spaces.Box(0, 255, (simulator.size, simulator.size, 3), np.uint8)
         self.single_observation_space = gymnasium.spaces.Dict(
@@ -228,8 +228,10 @@ class PixelTasks(VectorEnv):
         return near & (self.simulator.passing | (self._steps[copies] >= self.max_steps))
 
     def _ended(self, copies: Any = ...) -> Any:
+        if self.endless:
+            return np.zeros_like(self._lost[copies])
         lost = self._lost[copies]
-        return lost | self._success(copies) if self.passing else lost.copy()
+        return lost | self._success(copies) if self.simulator.passing else lost.copy()
 
     def _finished(self, copies: Any = ...) -> Any:
         return self._ended(copies) | (self._steps[copies] >= self.max_steps)

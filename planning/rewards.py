@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytorch_lightning as lightning
 import torch
 from jaxtyping import Float
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
+from .dynamics import Scales, two_layers
 from .energies import ComposableEnergy
+from .training import adam
 
 
 class TerminalCritic(ComposableEnergy):
@@ -67,3 +71,74 @@ class RewardModel(ComposableEnergy):
             on = on * self.continues(latents).reshape(shape)
         weights = torch.cat([torch.ones_like(on[..., :1]), on[..., :-1]], dim=-1).cumprod(dim=-1)
         return -(weights * rewards).sum(dim=-1)
+
+
+class RewardHead(nn.Module):
+    """What was paid for an action, from the latent that it led to: the head of a `RewardModel`.
+
+    Args:
+        scales: of latents and actions.
+        mean, std: of the rewards.
+        hidden: width of the two hidden layers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        scales: Scales,
+        *,
+        mean: Float[Tensor, ""],
+        std: Float[Tensor, ""],
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        self.scales = scales
+        inputs = len(scales.latent) + len(scales.action)
+        self.layers = nn.Sequential(two_layers(inputs, hidden), nn.Linear(hidden, 1))
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    def forward(
+        self, latent: Float[Tensor, "*B D"], action: Float[Tensor, "*B A"]
+    ) -> Float[Tensor, "*B"]:
+        """Rewards."""
+        return self.mean + self.std * self.layers(self.scales(latent, action)).squeeze(-1)
+
+
+class RewardTraining(lightning.LightningModule):
+    """Trains a head on windows of latents [B, L + 1, D], actions [B, L, A] and rewards [B, L].
+
+    The loss is the mean squared error, in variances of the rewards; AdamW, linear warm-up and
+    cosine decay to 0.
+
+    Args:
+        head: to be trained.
+        learning_rate: highest.
+        weight_decay: of AdamW.
+        warmup: share of the steps.
+    """
+
+    def __init__(
+        self,
+        head: RewardHead,
+        *,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-4,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        """`batch` has `observations` (here latents), `actions` and `rewards`."""
+        foreseen = self.head(batch["observations"][:, 1:], batch["actions"])
+        loss = ((foreseen - batch["rewards"]) / self.head.std).square().mean()
+        self.log("rewards/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a schedule over the whole training."""
+        return adam(self, self.learning_rate, self.weight_decay, self.warmup)

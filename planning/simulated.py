@@ -27,22 +27,28 @@ class Simulated:
     repeat: int = 1
 
     def encode(self, observation: Float[Tensor, "B S"]) -> TensorDict:
-        """Entries `state` [B, S], and `latent` [B, P]: the position."""
+        """Entries `state` [B, S], `latent` [B, P]: the position, and `reward` [B]: what the last
+        decision has paid, here 0."""
         position = self.simulator.position(observation.numpy())
-        return TensorDict(
-            {"state": observation, "latent": torch.from_numpy(position).float()},
-            batch_size=[len(observation)],
-        )
+        entries = {
+            "state": observation,
+            "latent": torch.from_numpy(position).float(),
+            "reward": torch.zeros(len(observation)),
+        }
+        return TensorDict(entries, batch_size=[len(observation)])
 
     def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
-        """The state after one decision, one after another."""
-        after = np.empty_like(state["state"].numpy())
+        """The state after one decision, one after another; what is lost is paid nothing more."""
+        after, paid = np.empty_like(state["state"].numpy()), torch.zeros(len(action))
         for i, (start, held) in enumerate(zip(state["state"].numpy(), action.numpy(), strict=True)):
             self.simulator.set_state(start)
             for _ in range(self.repeat):
-                self.simulator.step(held)
+                reward, lost = self.simulator.step(held)
+                paid[i] += reward
+                if lost:
+                    break
             after[i] = self.simulator.get_state()
-        return self.encode(torch.from_numpy(after))
+        return self.encode(torch.from_numpy(after)).update({"reward": paid})
 
     def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
         """The states [*S, B, H] after each action."""

@@ -23,6 +23,7 @@ from ..planning.dynamics import LatentWorldModel, ResidualMLP, Scales
 from ..planning.embedding import Embedding, FrozenEmbedding, features_of, latents_of
 from ..planning.joint import PLDM, JointTraining, Terms
 from ..planning.projection import SlowFeatures
+from ..planning.rewards import RewardHead, RewardTraining
 from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
 from .embedding import Latent, new_embedding
@@ -88,6 +89,23 @@ class Dynamics:
     hidden: int = 256
     order: Literal[1, 2] = 1
     window: int = 8
+    steps: int = 2000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """A head that foresees rewards, and its training.
+
+    Args:
+        hidden: width of the layers.
+        steps: optimiser steps.
+        batch_size: actions per step.
+        learning_rate: highest.
+    """
+
+    hidden: int = 256
     steps: int = 2000
     batch_size: int = 256
     learning_rate: float = 2e-3
@@ -205,6 +223,37 @@ def learn_dynamics(
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
 
 
+def learn_reward(
+    out: Path,
+    latents: Float[Tensor, "E T D"],
+    data: Trajectories,
+    reward: Reward,
+    hardware: Hardware,
+    title: str,
+    seed: int,
+) -> RewardHead:
+    """The head, trained on all latents and kept in `out`; what is there is not learnt again."""
+    paid = stacked(data, "rewards")
+    if not paid.std() > 0:
+        raise ValueError(
+            f"{title}: all {paid.numel()} rewards of the random policy are {paid.flatten()[0]:g}, "
+            "and nothing is learnt from them: collect more episodes, or plan for a goal image"
+        )
+    scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
+    with seeds.weights(seed, "reward"):
+        head = RewardHead(scales, mean=paid.mean(), std=paid.std(), hidden=reward.hidden)
+    weights = out / "reward.safetensors"
+    if not weights.is_file():
+        names = ("observations", "actions", "rewards")
+        windows = Windows(with_observations(data, latents), length=1, names=names)
+        loader = window_loader(windows, batch_size=reward.batch_size, seed=seed)
+        training = RewardTraining(head, learning_rate=reward.learning_rate)
+        trainer(reward.steps, hardware, f"rewards of {title}").fit(training, loader)
+        keep(head, weights)
+    load_strictly(head, load_file(weights), str(weights))
+    return head
+
+
 def all_features(
     embedding: Embedding, frames: UInt8[Tensor, "E T H W C"]
 ) -> Shaped[Tensor, "E T *F"]:
@@ -219,7 +268,8 @@ def all_latents(embedding: Embedding, features: Shaped[Tensor, "E T *F"]) -> Flo
 
 def with_observations(data: Trajectories, observations: Shaped[Tensor, "E T *F"]) -> EpisodeArrays:
     """The episodes, with something else for observations."""
-    fields = {"observations": observations, "actions": stacked(data, "actions")}
+    others = [name for name in ("actions", "rewards") if name in data.names]
+    fields = {"observations": observations} | {name: stacked(data, name) for name in others}
     return EpisodeArrays(data.lengths, {n: f.flatten(0, 1).numpy() for n, f in fields.items()})
 
 

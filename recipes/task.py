@@ -1,4 +1,4 @@
-"""Goal images reached in a simulator: collect, pretrain on frames, learn the dynamics, plan."""
+"""Tasks in a simulator, from pixels: collect, pretrain on frames, learn the dynamics, plan."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..datasets.trajectories import Episode
@@ -18,6 +19,7 @@ from ..planning.evaluation import Evaluation, evaluate
 from ..planning.icem import ICEM
 from ..planning.mppi import MPPI
 from ..planning.pixel_tasks import PixelTasks, SeenStates, Simulator, fixed_pairs
+from ..planning.rewards import RewardModel
 from ..planning.simulated import Simulated
 from ..probes.intervals import mean_interval
 from .collect import missing
@@ -25,7 +27,7 @@ from .control import share
 from .embedding import Latent
 from .fit import Hardware
 from .frame_pretraining import FramePretraining
-from .latent import Dynamics, Joint, learn_world
+from .latent import Dynamics, Joint, Reward, learn_reward, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -41,7 +43,8 @@ class Trials:
         haste: weight of the mean distance beside the closest approach.
         seed: of the start-goal pairs; settings were chosen on those of seed 0.
         oracle_episodes: the first so many pairs, for the oracle, which is slow; 0: none.
-        oracle: planner that is given the simulator and the true distance, with a small budget.
+        oracle: planner that is given the simulator, and the true distance or reward, with a small
+            budget.
     """
 
     episodes: int = 100
@@ -61,6 +64,7 @@ def task(
     latent: Latent = Latent(),  # noqa: B008
     joint: Joint = Joint(order=2),  # noqa: B008
     dynamics: Dynamics = Dynamics(order=2),  # noqa: B008
+    reward: Reward | None = None,
     planner: CEM | ICEM | MPPI = CEM(),  # noqa: B008
     trials: Trials = Trials(),
     hardware: Hardware = Hardware(),  # noqa: B008
@@ -68,7 +72,7 @@ def task(
     seed: int = 0,
     resume: bool = False,
 ) -> None:
-    """Reach goal images in a simulator, e.g. Reacher: a frozen encoder, or all learnt from pixels.
+    """Reach goal images in a simulator, or gain its rewards: a frozen encoder, or all from pixels.
 
     Args:
         out: folder of the run; must be empty unless resuming.
@@ -80,6 +84,8 @@ def task(
         latent: size of the embedding.
         joint: training of the embedding together with dynamics.
         dynamics: training of the dynamics on the final latents.
+        reward: a head that foresees rewards, by which plans are judged; null: they are judged by
+            how near they come to the goal image.
         planner: for the world model.
         trials: the comparison.
         hardware: device, precision and threads of both trainings.
@@ -105,14 +111,21 @@ def task(
             agent, SeenStates(env) if true else env, max_steps=decisions, seed=trials.seed
         )
 
-    energy = partial(approach, haste=trials.haste)
-    parts = {"action_space": space, "energy": energy, "seed": seed}
-    ours = played(PlanningAgent(world_model=model, planner=planner, **parts), trials.episodes)
+    energy = true_energy = partial(approach, haste=trials.haste)
+    if reward is not None:
+        learnt = RewardModel(learn_reward(out, latents, data, reward, hardware, name, seed))
+        true = RewardModel(lambda paid, _: paid, key="reward")
+        energy, true_energy = (lambda _: learnt), (lambda _: true)
+    parts = {"action_space": space, "seed": seed}
+    agent = PlanningAgent(world_model=model, planner=planner, energy=energy, **parts)
+    ours = played(agent, trials.episodes)
     chance = RandomAgent(action_space=space, correlation=correlation, seed=seed)
     baselines = {"random_policy": played(chance, trials.episodes)}
     if trials.oracle_episodes:
         truth = Simulated(simulator=simulator, repeat=repeat)
-        oracle = PlanningAgent(world_model=truth, planner=trials.oracle, **parts)
+        oracle = PlanningAgent(
+            world_model=truth, planner=trials.oracle, energy=true_energy, **parts
+        )
         baselines["oracle"] = played(oracle, trials.oracle_episodes, true=True)
     errors = horizon_errors(model, held_out, position_readout(latents, data))
     result = write_result(
@@ -122,6 +135,7 @@ def task(
         seconds=time.monotonic() - began,
         metrics={
             "success": share(ours),
+            "return": mean_return(ours),
             "distance": last_distance(ours),
             "position_error": exactly(errors[-1]),
             "excluded": exactly(ours.excluded),
@@ -130,6 +144,7 @@ def task(
             "seconds_per_plan": exactly(ours.cost.seconds / max(1, ours.cost.plans)),
         },
         baselines={f"{who}/success": share(found) for who, found in baselines.items()}
+        | {f"{who}/return": mean_return(found) for who, found in baselines.items()}
         | {f"{who}/distance": last_distance(found) for who, found in baselines.items()},
     )
     print_rows(rows_of(result))
@@ -162,15 +177,25 @@ def plays_in(simulator: Simulator, experience: Experience, correlation: float) -
             yield {
                 "observations": episode["observations.observation"],
                 "actions": episode["actions"],
+                "rewards": episode["rewards"].astype(np.float32),
                 "infos.position": episode["infos.position"],
             }
 
     return episodes
 
 
+def mean_return(evaluation: Evaluation) -> Measured:
+    """Mean sum of rewards, of episodes that did not start at their goals."""
+    return mean_of(evaluation.returns[evaluation.counted])
+
+
 def last_distance(evaluation: Evaluation) -> Measured:
     """Mean distance from the goal at the end, of episodes that did not start there."""
-    distances = evaluation.last["distance"][evaluation.counted].astype(float)
-    if len(distances) < 2:
-        return exactly(distances.sum())
-    return Measured(**mean_interval(distances)._asdict())
+    return mean_of(evaluation.last["distance"][evaluation.counted].astype(float))
+
+
+def mean_of(values: np.ndarray) -> Measured:
+    """With its interval, where there are several."""
+    if len(values) < 2:
+        return exactly(values.sum())
+    return Measured(**mean_interval(values)._asdict())

@@ -15,7 +15,7 @@ from jepa.planning.pixel_tasks import Simulator, draw_pairs
 from jepa.recipes.cli import main
 from jepa.recipes.embedding import Latent
 from jepa.recipes.fit import Hardware
-from jepa.recipes.latent import Dynamics, Joint
+from jepa.recipes.latent import Dynamics, Joint, Reward
 from jepa.recipes.task import Trials, task
 from jepa.recipes.world import Experience
 
@@ -83,6 +83,51 @@ def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path):
     assert first["foreseen_states"]["value"] == first["plans"]["value"] * (8 + 1) * 3
     with np.load(tmp_path / "run" / "pairs_6.npz") as pairs:
         assert (pairs["start"] == draw_pairs(Dot(), 6, 1000).start).all()
+
+
+class Paid(Dot):
+    """The dot is paid for being on the right; its goal says nothing."""
+
+    passing = False
+
+    def step(self, action):
+        super().step(action)
+        return float(self.state[0]) / 31, False
+
+
+def test_plans_by_learnt_rewards_gain_more_than_chance(tmp_path):
+    options = {
+        "out": tmp_path / "run",
+        "simulator": Paid(passing=False),
+        "experience": Experience(episodes=60, decisions=8, repeat=1),
+        "latent": Latent(size=4, width=8),
+        "joint": Joint(hidden=32, window=3, steps=100, batch_size=32, learning_rate=2e-3),
+        "dynamics": Dynamics(hidden=32, window=3, steps=150, batch_size=32),
+        "reward": Reward(hidden=32, steps=150, batch_size=64),
+        "planner": CEM(horizon=4, samples=32, iterations=3, elites=6),
+        "trials": Trials(episodes=20, oracle_episodes=6),
+        "hardware": Hardware(accelerator="cpu", precision="float32"),
+        "name": "paid",
+    }
+    task(**options)
+    found = json.loads((tmp_path / "run" / "result.json").read_text())
+    ours, chance = found["metrics"]["return"], found["baselines"]["random_policy/return"]
+    assert ours["value"] > chance["value"] + 1
+    assert found["baselines"]["oracle/return"]["value"] > chance["value"] + 1
+
+
+def test_rewards_that_never_differ_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="all 60 rewards of the random policy are 0, and nothing"):
+        task(
+            out=tmp_path / "run",
+            simulator=Dot(radius=0.0),
+            experience=Experience(episodes=12, decisions=5, repeat=1),
+            latent=Latent(size=4, width=8),
+            joint=Joint(hidden=16, window=3, steps=1, batch_size=8),
+            dynamics=Dynamics(hidden=16, window=3, steps=1, batch_size=8),
+            reward=Reward(),
+            hardware=Hardware(accelerator="cpu", precision="float32"),
+        )
 
 
 @pytest.mark.slow
