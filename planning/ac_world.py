@@ -113,6 +113,23 @@ class RobotWorldModel(nn.Module):
             state["keys"], state["values"] = stacked(past)
         return state
 
+    @torch.no_grad()
+    def observe(
+        self, state: TensorDict, action: Float[Tensor, "B A"], observation: RobotContext
+    ) -> TensorDict:
+        """The state after an action, when the frame and the pose that came of it are known.
+
+        The same as encoding one more frame of context. The context grows; to forget, encode the
+        last frames anew. Raises ValueError for an observation of several frames.
+        """
+        if observation.frames.shape[1] != 1:
+            raise ValueError(
+                f"one new frame is observed after an action; got {observation.frames.shape[1]}: "
+                "several at once are encoded"
+            )
+        seen = self.encode(observation).select("latent", "pose")
+        return self.step(state, action).update(seen)
+
     def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
         """The state after one action; what was the newest frame is one of those before."""
         latent, pose, past = self._foresee(

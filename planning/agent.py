@@ -105,6 +105,7 @@ class PlanningAgent:
             self.seed, "planning", device=self.action_space.low.device
         )
         self._decision: tuple[TensorDict, Plan] | None = None
+        self._goal: tuple[np.ndarray, TensorDict] | None = None
         self._held, self.cost = 0, Cost()
 
     @property
@@ -141,16 +142,13 @@ class PlanningAgent:
         self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, Plan]:
         device, model = self.action_space.low.device, self.world_model
-        seen, wanted = (
-            torch.as_tensor(observation[key], device=device)
-            for key in ("observation", "desired_goal")
-        )
+        seen = torch.as_tensor(observation["observation"], device=device)
         with torch.no_grad():
             if last is not None and isinstance(model, Remembering):
                 state = model.observe(last[0], last[1].actions[:, 0], seen)
             else:
                 state = model.encode(seen)
-            goal = model.encode(wanted)
+        goal = self._encoded_goal(observation["desired_goal"])
         plan = self.planner.plan(
             Counted(model, self.cost),
             state,
@@ -160,6 +158,14 @@ class PlanningAgent:
             self._generator,
         )
         return state, plan
+
+    @torch.no_grad()
+    def _encoded_goal(self, wanted: np.ndarray) -> TensorDict:
+        """Once for as long as the goals are the same."""
+        if self._goal is None or not np.array_equal(self._goal[0], wanted):
+            images = torch.as_tensor(wanted, device=self.action_space.low.device)
+            self._goal = wanted.copy(), self.world_model.encode(images)
+        return self._goal[1]
 
 
 class RandomAgent:

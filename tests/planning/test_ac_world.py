@@ -22,7 +22,7 @@ from jepa.planning.ac_world import (
 from jepa.planning.cem import CEM
 from jepa.planning.energies import GoalDistance
 from jepa.planning.gradient import GradientPlanner
-from jepa.planning.protocols import WorldModel
+from jepa.planning.protocols import Remembering, WorldModel
 
 CHECKPOINT = Path(__file__).parent.parent / "fixtures" / "vjepa2_ac_checkpoint.pt"
 B = 2
@@ -201,3 +201,30 @@ def test_contexts_that_do_not_fit_are_refused():
     narrow = ActionConditionedPredictor(24, (2, 2), actions=2, dim=24, depth=1, heads=2)
     with pytest.raises(ValueError, match="7 components"):
         RobotWorldModel(encoder=tiny().encoder, predictor=narrow)
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_observing_frame_by_frame_is_encoding_them_all(camera):
+    world, whole = tiny(camera), context(3, camera)
+    assert isinstance(world, Remembering)
+
+    def part(first, last):
+        return RobotContext(
+            frames=whole.frames[:, first:last],
+            poses=whole.poses[:, first:last],
+            extrinsics=whole.extrinsics,
+        )
+
+    state = world.encode(part(0, 1))
+    for frame in (1, 2):
+        state = world.observe(state, whole.actions[:, frame - 1], part(frame, frame + 1))
+    at_once = world.encode(whole)
+    assert set(state.keys()) == set(at_once.keys())
+    for name, entry in at_once.items():
+        assert torch.allclose(state[name], entry, atol=1e-10), name
+    actions = draw(3, B, 2, 7, seed=5) - 0.5
+    assert torch.allclose(
+        world.rollout(state, actions)["latent"], world.rollout(at_once, actions)["latent"]
+    )
+    with pytest.raises(ValueError, match="one new frame is observed"):
+        world.observe(state, whole.actions[:, 0], whole)

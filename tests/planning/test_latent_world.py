@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import pytorch_lightning as lightning
@@ -206,6 +208,29 @@ def test_the_agent_tells_a_model_that_remembers_what_was_done_and_what_came_of_i
     agent.reset()
     agent.act(observation)
     assert (agent.decision[0]["memory"] == 0).all()
+
+
+def test_a_goal_is_encoded_once_until_it_changes():
+    env = TwoRoomsVectorEnv(2)
+    agent, encoded = oracle_agent(TrueState(env)), []
+    env = TrueState(env)
+    model = agent.world_model
+    agent.world_model = SimpleNamespace(
+        encode=lambda seen: encoded.append(seen.clone()) or model.encode(seen),
+        step=model.step,
+        rollout=model.rollout,
+    )
+    observation, _ = env.reset(seed=0)
+    for _ in range(3):
+        for _ in range(4):
+            agent.act(observation)
+    assert len(encoded) == 3 + 1
+    other, _ = env.reset(seed=1)
+    observation["desired_goal"][:] = other["desired_goal"]  # in place, as environments may
+    for _ in range(4):
+        agent.act(observation)
+    assert len(encoded) == 3 + 1 + 2
+    assert torch.equal(encoded[-1], torch.as_tensor(other["desired_goal"]))
 
 
 def test_recording_and_landscape_have_the_stated_shapes():
