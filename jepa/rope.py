@@ -97,6 +97,8 @@ def qkv_rows(dim: int, heads: int, device: torch.device) -> Int64[Tensor, "2 row
 
 def split_rows(weight: Float[Tensor, "rows *D"], heads: int) -> Float[Tensor, "rows *D"]:
     """Weight or bias of queries, keys and values, with its rows in the order of `qkv_rows`."""
+    if torch.compiler.is_compiling():  # which knows a better gradient itself
+        return weight.index_select(0, qkv_rows(len(weight) // 3, heads, weight.device)[0])
     return TakeRows.apply(weight, *qkv_rows(len(weight) // 3, heads, weight.device))
 
 
@@ -124,6 +126,12 @@ def turned(
 ]:
     """Queries and keys, whose channels are in `split_order`, turned by their tokens' angles;
     and the values. All three in one piece of memory each, as products want them."""
+    if torch.compiler.is_compiling():  # which joins these steps itself, and stops at `out=`
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        cos, sin = (table.unsqueeze(-3) for table in rope)
+        half = qkv.shape[-1] // 2
+        q, k = (x * cos + x.roll(half, dims=-1) * sin for x in (q, k))
+        return q, k, v
     return Turned.apply(qkv, *(table.unsqueeze(-3) for table in rope))
 
 
