@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,37 +67,26 @@ class Counted:
         return self.world_model.rollout(state, actions)
 
 
-class PlanningAgent:
-    """Receding horizon control of gymnasium vector environments.
+class Replanning(ABC):
+    """Receding horizon control of gymnasium vector environments; `_decide` is how it plans.
 
-    Observations are dictionaries with `observation` and `desired_goal`, batched. Each plan
-    starts from the last one, shifted by one decision. A `Remembering` world model is told what
-    was done and what came of it; any other begins anew with each observation.
+    Observations are dictionaries with `observation` and `desired_goal`, batched.
 
     Args:
         world_model: encodes observations and goals, and foresees; one action of the model is
             one decision.
-        planner: looks for the plan.
         action_space: bounds of one environment's actions.
-        energy: makes the energy of a batch of goal states, e.g. `GoalDistance`.
         repeat: environment steps for which a decision is held.
         seed: of the planner's draws.
     """
 
     def __init__(
-        self,
-        *,
-        world_model: WorldModel,
-        planner: Planner,
-        action_space: ActionSpace,
-        energy: Callable[[TensorDict], Energy],
-        repeat: int = 1,
-        seed: int = 0,
+        self, *, world_model: WorldModel, action_space: ActionSpace, repeat: int = 1, seed: int = 0
     ) -> None:
         if repeat < 1:
             raise ValueError(f"repeat must be at least 1; got {repeat}")
-        self.world_model, self.planner, self.action_space = world_model, planner, action_space
-        self.energy, self.repeat, self.seed = energy, repeat, seed
+        self.world_model, self.action_space = world_model, action_space
+        self.repeat, self.seed = repeat, seed
         self.reset()
 
     def reset(self) -> None:
@@ -138,26 +128,25 @@ class PlanningAgent:
         state, plan = self.decision
         return self.world_model.rollout(state, plan.actions)
 
+    @abstractmethod
     def _decide(
         self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, Plan]:
+        """See `decision`; `last` is the one before."""
+
+    @torch.no_grad()
+    def _perceive(
+        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+    ) -> tuple[TensorDict, TensorDict]:
+        """The states of what is seen and of what is wanted. A `Remembering` world model is told
+        what was done and what came of it; any other begins anew with each observation."""
         device, model = self.action_space.low.device, self.world_model
         seen = torch.as_tensor(observation["observation"], device=device)
-        with torch.no_grad():
-            if last is not None and isinstance(model, Remembering):
-                state = model.observe(last[0], last[1].actions[:, 0], seen)
-            else:
-                state = model.encode(seen)
-        goal = self._encoded_goal(observation["desired_goal"])
-        plan = self.planner.plan(
-            Counted(model, self.cost),
-            state,
-            self.energy(goal),
-            self.action_space,
-            None if last is None else last[1].later(),
-            self._generator,
-        )
-        return state, plan
+        if last is not None and isinstance(model, Remembering):
+            state = model.observe(last[0], last[1].actions[:, 0], seen)
+        else:
+            state = model.encode(seen)
+        return state, self._encoded_goal(observation["desired_goal"])
 
     @torch.no_grad()
     def _encoded_goal(self, wanted: np.ndarray) -> TensorDict:
@@ -166,6 +155,36 @@ class PlanningAgent:
             images = torch.as_tensor(wanted, device=self.action_space.low.device)
             self._goal = wanted.copy(), self.world_model.encode(images)
         return self._goal[1]
+
+
+class PlanningAgent(Replanning):
+    """One planner and one world model. Each plan starts from the last one, shifted by a decision.
+
+    Args:
+        planner: looks for the plan.
+        energy: makes the energy of a batch of goal states, e.g. `GoalDistance`.
+        others: see `Replanning`.
+    """
+
+    def __init__(
+        self, *, planner: Planner, energy: Callable[[TensorDict], Energy], **others: Any
+    ) -> None:
+        self.planner, self.energy = planner, energy
+        super().__init__(**others)
+
+    def _decide(
+        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+    ) -> tuple[TensorDict, Plan]:
+        state, goal = self._perceive(observation, last)
+        plan = self.planner.plan(
+            Counted(self.world_model, self.cost),
+            state,
+            self.energy(goal),
+            self.action_space,
+            None if last is None else last[1].later(),
+            self._generator,
+        )
+        return state, plan
 
 
 class RandomAgent:

@@ -87,6 +87,19 @@ class TwoRooms:
         u, v = torch.rand((2, len(right)), generator=generator, device=generator.device)
         return torch.stack([start + u * (stop - start), low + v * (high - low)], dim=1)
 
+    def starts(self, layout: Layout, count: int, generator: torch.Generator) -> Positions:
+        """Uniform over either room."""
+        right = torch.rand(count, generator=generator) < 0.5
+        return self.positions(layout, right, generator)
+
+    def pairs(
+        self, layout: Layout, count: int, generator: torch.Generator
+    ) -> tuple[Positions, Positions]:
+        """Starts and goals, in different rooms."""
+        right = torch.rand(count, generator=generator) < 0.5
+        start = self.positions(layout, right, generator)
+        return start, self.positions(layout, ~right, generator)
+
     def step(self, positions: Positions, actions: Positions, layout: Layout) -> Positions:
         """Move by `actions` px, cut to the bounds; a blocked motion slides along the wall.
 

@@ -14,19 +14,53 @@ in `info`: `position`, `goal_position`, `wall`, `door` (px), `distance` (px), `s
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from .two_rooms import Layout, TwoRooms
+from .two_rooms import Positions, TwoRooms
 
 Arrays = dict[str, np.ndarray]
+
+
+@runtime_checkable
+class Rooms(Protocol):
+    """The rules of a world of one dot: `TwoRooms`, `Maze`. A layout is a dataclass of what differs
+    between episodes, [B] each; it is also in `info`."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def max_action(self) -> float: ...
+
+    def layouts(self, count: int, generator: torch.Generator) -> Any:
+        """Layouts of `count` episodes."""
+        ...
+
+    def starts(self, layout: Any, count: int, generator: torch.Generator) -> Positions:
+        """Anywhere."""
+        ...
+
+    def pairs(
+        self, layout: Any, count: int, generator: torch.Generator
+    ) -> tuple[Positions, Positions]:
+        """Starts and goals."""
+        ...
+
+    def step(self, positions: Positions, actions: Positions, layout: Any) -> Positions:
+        """The positions after one step."""
+        ...
+
+    def render(self, positions: Positions, layout: Any) -> UInt8[Tensor, "B size size 3"]:
+        """RGB images."""
+        ...
 
 
 class TwoRoomsVectorEnv(VectorEnv):
@@ -48,13 +82,13 @@ class TwoRoomsVectorEnv(VectorEnv):
         self,
         num_envs: int = 1,
         *,
-        rooms: TwoRooms | None = None,
+        rooms: Rooms | None = None,
         radius: float = 3.0,
         max_steps: int = 200,
         render_mode: str | None = None,
     ) -> None:
         self.num_envs, self.radius, self.max_steps = num_envs, radius, max_steps
-        self.rooms = TwoRooms() if rooms is None else rooms
+        self.rooms: Rooms = TwoRooms() if rooms is None else rooms
         self.render_mode = render_mode
         image = gymnasium.spaces.Box(0, 255, (self.rooms.size, self.rooms.size, 3), np.uint8)
         self.single_observation_space = gymnasium.spaces.Dict(
@@ -65,7 +99,7 @@ class TwoRoomsVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._position = self._goal = torch.zeros(num_envs, 2)
-        self._layout = Layout(wall=torch.zeros(num_envs), door=torch.zeros(num_envs))
+        self._layout = self.rooms.layouts(num_envs, torch.Generator())
         self._steps = torch.zeros(num_envs, dtype=torch.int64)
         self._goal_image = np.zeros((num_envs, *image.shape), np.uint8)
 
@@ -78,12 +112,10 @@ class TwoRoomsVectorEnv(VectorEnv):
         chosen = torch.as_tensor((options or {}).get("reset_mask", everyone))
         generator = torch.Generator().manual_seed(int(self.np_random.integers(2**63 - 1)))
         layout = self.rooms.layouts(self.num_envs, generator)
-        right = torch.rand(self.num_envs, generator=generator) < 0.5
-        start = self.rooms.positions(layout, right, generator)
-        goal = self.rooms.positions(layout, ~right, generator)
-        self._layout = Layout(
-            wall=torch.where(chosen, layout.wall, self._layout.wall),
-            door=torch.where(chosen, layout.door, self._layout.door),
+        start, goal = self.rooms.pairs(layout, self.num_envs, generator)
+        kept = vars(self._layout)
+        self._layout = type(layout)(
+            **{name: torch.where(chosen, new, kept[name]) for name, new in vars(layout).items()}
         )
         self._position = torch.where(chosen[:, None], start, self._position)
         self._goal = torch.where(chosen[:, None], goal, self._goal)
@@ -121,8 +153,7 @@ class TwoRoomsVectorEnv(VectorEnv):
         return {
             "position": self._position.numpy().copy(),
             "goal_position": self._goal.numpy().copy(),
-            "wall": self._layout.wall.numpy().copy(),
-            "door": self._layout.door.numpy().copy(),
+            **{name: value.numpy().copy() for name, value in vars(self._layout).items()},
             "distance": (self._position - self._goal).norm(dim=1).numpy(),
             "success": self._arrived().numpy(),
         }
@@ -136,7 +167,7 @@ class TwoRoomsEnv(gymnasium.Env):
     def __init__(
         self,
         *,
-        rooms: TwoRooms | None = None,
+        rooms: Rooms | None = None,
         radius: float = 3.0,
         max_steps: int = 200,
         render_mode: str | None = None,
@@ -174,11 +205,13 @@ class TwoRoomsEnv(gymnasium.Env):
 
 
 class TrueState(VectorWrapper):
-    """Shows the truth instead of images: (x, y, wall, door) in px, for the oracle planner."""
+    """Shows the truth instead of images, for the oracle planner: (x, y, wall, door) in px; in other
+    worlds x, y and what their layouts hold."""
 
     def __init__(self, env: TwoRoomsVectorEnv) -> None:
         super().__init__(env)
-        state = gymnasium.spaces.Box(0, env.rooms.size, (4,), np.float32)
+        self._names = list(vars(env.rooms.layouts(1, torch.Generator())))
+        state = gymnasium.spaces.Box(0, env.rooms.size, (2 + len(self._names),), np.float32)
         self.single_observation_space = gymnasium.spaces.Dict(
             {"observation": state, "desired_goal": state}
         )
@@ -195,10 +228,10 @@ class TrueState(VectorWrapper):
         return self._truth(info), reward, success, truncated, info
 
     def _truth(self, info: Arrays) -> Arrays:
-        layout = np.stack([info["wall"], info["door"]], axis=1)
+        layout = [info[name][:, None] for name in self._names]
         return {
-            "observation": np.concatenate([info["position"], layout], axis=1),
-            "desired_goal": np.concatenate([info["goal_position"], layout], axis=1),
+            "observation": np.concatenate([info["position"], *layout], axis=1),
+            "desired_goal": np.concatenate([info["goal_position"], *layout], axis=1),
         }
 
 

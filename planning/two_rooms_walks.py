@@ -10,11 +10,11 @@ from torch import Tensor
 
 from jepa import seeds
 
-from .two_rooms import TwoRooms
+from .two_rooms_env import Rooms
 
 
 def random_actions(
-    rooms: TwoRooms, episodes: int, decisions: int, correlation: float, generator: torch.Generator
+    rooms: Rooms, episodes: int, decisions: int, correlation: float, generator: torch.Generator
 ) -> Tensor:
     """Actions [E, T, 2] in px: a bounded, temporally correlated random walk (AR(1), clipped).
 
@@ -29,7 +29,7 @@ def random_actions(
 
 
 def random_walks(
-    rooms: TwoRooms,
+    rooms: Rooms,
     *,
     episodes: int,
     decisions: int,
@@ -59,8 +59,7 @@ def random_walks(
         count = min(batch, episodes - start)
         generator = seeds.generator(seed, "collect", start)
         layout = rooms.layouts(count, generator)
-        right = torch.rand(count, generator=generator) < 0.5
-        position = rooms.positions(layout, right, generator)
+        position = rooms.starts(layout, count, generator)
         actions = random_actions(rooms, count, decisions, correlation, generator)
         positions, frames = [position], [rooms.render(position, layout)]
         for action in actions.unbind(1):

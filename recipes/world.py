@@ -22,8 +22,7 @@ from ..planning.dynamics import LatentWorldModel
 from ..planning.energies import GoalDistance
 from ..planning.evaluation import energy_landscape, record
 from ..planning.readout import LinearReadout
-from ..planning.two_rooms import TwoRooms
-from ..planning.two_rooms_env import TwoRoomsVectorEnv
+from ..planning.two_rooms_env import Rooms, TwoRoomsVectorEnv
 from ..planning.two_rooms_walks import random_walks
 
 
@@ -35,11 +34,13 @@ class Experience:
         episodes: for training; a tenth more is collected for validation.
         decisions: actions per episode.
         repeat: environment steps for which a decision is held.
+        correlation: of neighbouring decisions, in [0, 1).
     """
 
     episodes: int = 500
     decisions: int = 32
     repeat: int = 4
+    correlation: float = 0.8
 
 
 Episodes: TypeAlias = Callable[[TrajectoryWriter, int, int, str], Iterator[Episode]]
@@ -58,8 +59,8 @@ def gather(
     return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
 
 
-def walks_in(rooms: TwoRooms, experience: Experience) -> Episodes:
-    """Random walks in TwoRooms."""
+def walks_in(rooms: Rooms, experience: Experience) -> Episodes:
+    """Random walks in a world of one dot."""
 
     def episodes(writer: TrajectoryWriter, count: int, seed: int, split: str) -> Iterator[Episode]:
         return random_walks(
@@ -68,6 +69,7 @@ def walks_in(rooms: TwoRooms, experience: Experience) -> Episodes:
             decisions=experience.decisions,
             repeat=experience.repeat,
             seed=seeds.derive(seed, "episodes", split),
+            correlation=experience.correlation,
             batch=writer.shard_episodes,
             first=len(writer),
         )
