@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from tensordict import TensorDict
 from torch import Tensor, nn
 
@@ -133,8 +133,8 @@ class LatentWorldModel(nn.Module):
         self.embedding, self.dynamics = embedding, dynamics
 
     @torch.no_grad()
-    def encode(self, observation: UInt8[Tensor, "B H W C"]) -> TensorDict:
-        """Images as environments give them, channels last."""
+    def encode(self, observation: Shaped[Tensor, "B *O"]) -> TensorDict:
+        """Images as environments give them, channels last; or whatever the embedding takes."""
         return self.dynamics.start(self._latent(observation))
 
     @torch.no_grad()
@@ -142,7 +142,7 @@ class LatentWorldModel(nn.Module):
         self,
         state: TensorDict,
         action: Float[Tensor, "B A"],
-        observation: UInt8[Tensor, "B H W C"],
+        observation: Shaped[Tensor, "B *O"],
     ) -> TensorDict:
         """The state after an action, when what came of it is seen: see `Dynamics.observe`."""
         return self.dynamics.observe(self.dynamics.step(state, action), self._latent(observation))
@@ -155,5 +155,5 @@ class LatentWorldModel(nn.Module):
         """The states [*S, B, H] after each action."""
         return self.dynamics.rollout(state, actions)
 
-    def _latent(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B D"]:
+    def _latent(self, observation: Shaped[Tensor, "B *O"]) -> Float[Tensor, "B D"]:
         return self.embedding(self.embedding.features(observation))

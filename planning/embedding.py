@@ -22,8 +22,8 @@ class Embedding(nn.Module):
 
     size: int
 
-    def features(self, observation: UInt8[Tensor, "B H W C"]) -> Shaped[Tensor, "B *F"]:
-        """What is fixed; by default the images as they are."""
+    def features(self, observation: Shaped[Tensor, "B *O"]) -> Shaped[Tensor, "B *F"]:
+        """What is fixed; by default what is seen, as it is."""
         return observation
 
     def forward(self, features: Shaped[Tensor, "B *F"]) -> Float[Tensor, "B D"]:

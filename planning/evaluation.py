@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa import seeds
 
-from .agent import Cost, PlanningAgent
+from .agent import Cost, Replanning
 from .planner import score
 from .protocols import ActionSpace, Energy, WorldModel
 
@@ -98,7 +98,7 @@ def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Eval
         steps=steps,
         success=success,
         returns=returns,
-        cost=agent.cost if isinstance(agent, PlanningAgent) else Cost(),
+        cost=agent.cost if isinstance(agent, Replanning) else Cost(),
         first=first,
         last=info,
     )
@@ -122,7 +122,7 @@ class Recording:
 
 @torch.no_grad()
 def record(
-    agent: PlanningAgent, env: VectorEnv, *, max_steps: int, seed: int, episode: int = 0
+    agent: Replanning, env: VectorEnv, *, max_steps: int, seed: int, episode: int = 0
 ) -> Recording:
     """Plays one copy's episode until it ends, with the plans. Its draws are the batch's."""
     observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))

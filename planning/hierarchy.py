@@ -186,6 +186,4 @@ class Either(ComposableEnergy):
     def __call__(
         self, states: TensorDict, actions: Float[Tensor, "*S B H A"]
     ) -> Float[Tensor, "*S B"]:
-        return torch.where(
-            self.which, self.first(states, actions), self.second(states, actions)
-        )
+        return torch.where(self.which, self.first(states, actions), self.second(states, actions))

@@ -39,7 +39,7 @@ class SameLatent(Embedding):
 
 
 class LatentEmbedding(Embedding):
-    """From latents of the level below to those of this one: two layers.
+    """From latents of the level below to those of this one: two layers, and a change of units.
 
     Args:
         scale: deviation of each of the latents below, [D].
@@ -48,15 +48,29 @@ class LatentEmbedding(Embedding):
     """
 
     scale: Tensor
+    units: Tensor
 
     def __init__(self, scale: Float[Tensor, " D"], *, size: int = 16, hidden: int = 256) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("scale", scale.clone())
+        self.register_buffer("units", torch.eye(size))
         self.layers = nn.Sequential(two_layers(len(scale), hidden), nn.Linear(hidden, size))
 
     def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        return self.layers(features / self.scale)
+        return self.layers(features / self.scale) @ self.units
+
+    @torch.no_grad()
+    def measure_in(self, changes: Float[Tensor, "n K"]) -> None:
+        """Makes the covariance of these changes of the latent the identity.
+
+        Then a distance tells how long the way takes: of slow features it is the square root of
+        the commute time (Fouss et al. 2007, IEEE Trans. Knowl. Data Eng. 19).
+        """
+        covariance = changes.T.double() @ changes.double() / len(changes)
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values.clamp(min=1e-6 * float(values[-1]))
+        self.units = self.units @ (vectors * values.rsqrt() @ vectors.T).to(self.units)
 
 
 class MacroEncoder(nn.Module):
@@ -87,7 +101,9 @@ class MacroEncoder(nn.Module):
         super().__init__()
         self.size = size
         self.register_buffer("scale", torch.cat([scale, scale, action_scale]))
-        self.layers = nn.Sequential(two_layers(len(self.scale), hidden), nn.Linear(hidden, 2 * size))
+        self.layers = nn.Sequential(
+            two_layers(len(self.scale), hidden), nn.Linear(hidden, 2 * size)
+        )
 
     def forward(
         self,

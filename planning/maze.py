@@ -25,19 +25,25 @@ STOP = 1e-3  # how much of a step the dot stops before a wall
 Wall: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom; px
 
 
-def spiral(size: int = 64, border: int = 4, width: int = 6, turns: int = 2) -> list[Wall]:
-    """Walls 4 px thick of a corridor that winds so many times around the room in the middle."""
-    if (room := size - 2 * border - 2 * turns * (width + 4)) < width:
+def spiral(
+    size: float = 32.0,
+    border: float = 2.0,
+    width: float = 3.0,
+    thick: float = 2.0,
+    turns: int = 2,
+) -> list[Wall]:
+    """Walls of a corridor that winds so many times around the room in the middle."""
+    if (room := size - 2 * border - 2 * turns * (width + thick)) < width:
         raise ValueError(f"{turns} turns of {width} px leave {room} px in the middle: make fewer")
     walls: list[Wall] = []
     for i in range(turns):
-        near = border + i * (width + 4) + width
-        far, door = size - near, near + 4 + width
+        near = border + width + i * (width + thick)
+        inner, far = near + thick, size - near
         walls += [
-            (near - width, near, far, near + 4),  # also ends the turn
-            (far - 4, near, far, far),
-            (near, far - 4, far, far),
-            (near, door, near + 4, far),
+            (near - width, near, far, inner),  # also ends the turn
+            (far - thick, near, far, far),
+            (near, far - thick, far, far),
+            (near, inner + width, inner, far),
         ]
     return walls
 
@@ -49,7 +55,7 @@ class NoLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class Maze:
-    """The rules of the world. The dot is a point; it never crosses a wall, and slides along it slowly.
+    """The rules of the world. The dot is a point; walls stop it, or let it slide, but slowly.
 
     Args:
         walls: rectangles inside the outer wall, px; None: `spiral`.
@@ -64,10 +70,10 @@ class Maze:
     """
 
     walls: Sequence[Wall] | None = None
-    size: int = 64
-    border: int = 4
-    dot_sigma: float = 1.5
-    max_norm: float = 1.2
+    size: int = 32
+    border: int = 2
+    dot_sigma: float = 0.9
+    max_norm: float = 0.6
     slide: float = 0.25
     least: float | None = None
     most: float | None = None
@@ -82,7 +88,7 @@ class Maze:
         """All walls; the outer one is four that reach beyond the picture."""
         near, far, end = self.border, self.size - self.border, 2 * self.size
         outer = [(-end, -end, near, end), (far, -end, end, end), (-end, -end, end, near)]
-        inner = spiral(self.size, self.border) if self.walls is None else self.walls
+        inner = spiral(float(self.size), float(self.border)) if self.walls is None else self.walls
         return torch.tensor([*outer, (-end, far, end, end), *inner], dtype=torch.float32)
 
     @cached_property

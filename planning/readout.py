@@ -48,3 +48,30 @@ def distance_correlation(
     i, j = torch.randint(len(latents), (2, 10_000), generator=generator)
     pairs = [(values[i] - values[j]).norm(dim=1) for values in (latents, truth)]
     return float(torch.corrcoef(torch.stack(pairs))[0, 1])
+
+
+@dataclass(frozen=True)
+class NearestReadout:
+    """The truth of the nearest known latent; for latents in which it is not linear.
+
+    For measurements and drawings; no planner uses it.
+    """
+
+    known: Float[Tensor, "N D"]
+    truth: Float[Tensor, "N P"]
+
+    @classmethod
+    def of(
+        cls,
+        latents: Float[Tensor, "S D"],
+        truth: Float[Tensor, "S P"],
+        generator: torch.Generator,
+        most: int = 4000,
+    ) -> NearestReadout:
+        """Knows some of them, drawn at random."""
+        some = torch.randperm(len(latents), generator=generator)[:most]
+        return cls(latents[some], truth[some])
+
+    def __call__(self, latents: Float[Tensor, "*S D"]) -> Float[Tensor, "*S P"]:
+        nearest = torch.cdist(latents.flatten(0, -2), self.known).argmin(dim=1)
+        return self.truth[nearest].view(*latents.shape[:-1], -1)

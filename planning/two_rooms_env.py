@@ -1,4 +1,4 @@
-"""TwoRooms for gymnasium: importing this module registers `jepa/TwoRooms-v0`.
+"""TwoRooms for gymnasium: importing this module registers `jepa/TwoRooms-v0` and `jepa/Maze-v0`.
 
     import gymnasium
     import jepa.planning.two_rooms_env
@@ -24,6 +24,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from .maze import Maze
 from .two_rooms import Positions, TwoRooms
 
 Arrays = dict[str, np.ndarray]
@@ -243,4 +244,10 @@ gymnasium.register(
     id="jepa/TwoRooms-v0",
     entry_point="jepa.planning.two_rooms_env:TwoRoomsEnv",
     vector_entry_point="jepa.planning.two_rooms_env:TwoRoomsVectorEnv",
+)
+gymnasium.register(
+    id="jepa/Maze-v0",
+    entry_point="jepa.planning.two_rooms_env:TwoRoomsEnv",
+    vector_entry_point="jepa.planning.two_rooms_env:TwoRoomsVectorEnv",
+    kwargs={"rooms": Maze(), "radius": 1.5, "max_steps": 480},
 )

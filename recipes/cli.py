@@ -13,6 +13,7 @@ from .compare import compare
 from .control import control
 from .demo import demo
 from .fetch import fetch
+from .hierarchy import hierarchy
 from .parsing import did_you_mean, run, summary
 from .pretrain import pretrain
 from .probe import probe
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         collect,
         control,
         rooms,
+        hierarchy,
         task,
         study,
         demo,

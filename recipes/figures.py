@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -245,6 +245,71 @@ def horizon_error(errors: Sequence[float]) -> str:
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         return svg(figure, "Error of the imagined position by decisions ahead")
+
+
+def success_curves(agents: Mapping[str, Sequence[tuple[float, Measured]]], label: str) -> str:
+    """Shares of goals reached by agents, with intervals, over some quantity."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.5, 3.0))
+        axes = figure.add_subplot(xlabel=label, ylim=(-0.03, 1.03))
+        colours = (BLUE, ORANGE, GREEN, PURPLE, TEAL, PINK, MUTED)
+        for (name, points), colour in zip(agents.items(), colours, strict=False):
+            points = sorted(points, key=lambda point: point[0])
+            x, value, low, high = np.array(
+                [(x, bar["value"], bar["low"], bar["high"]) for x, bar in points]
+            ).T
+            axes.fill_between(x, low.clip(0, 1), high.clip(0, 1), color=colour, alpha=0.13, lw=0)
+            axes.plot(x, value, "o-", color=colour, markersize=4, label=name.replace("_", " "))
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100 %"])
+        figure.legend(loc="outside lower center", ncols=3)
+        return svg(figure, "Share of goals reached over " + label)
+
+
+def plans_over_map(
+    picture: UInt8[np.ndarray, "H W 3"],
+    positions: Float[np.ndarray, "T 2"],
+    flat: Float[np.ndarray, "T2 2"],
+    goal: Vector,
+    plans: Sequence[Float[np.ndarray, "D H 2"]],
+) -> str:
+    """The first plan of the highest level, every eighth of the lowest, and what came of them."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.1, 4.3))
+        size = len(picture)
+        axes = figure.add_subplot(aspect="equal")
+        axes.imshow(picture, extent=(0, size, size, 0), alpha=0.9)
+        axes.plot(*flat.T, color=PINK, linewidth=1.3, label="flat planner")
+        axes.plot(*positions.T, color="w", linewidth=2, label="way taken")
+        for decision in range(0, len(plans[0]), 8):
+            near = np.vstack([positions[decision], plans[0][decision]])
+            label = "plans of the lowest level" if decision == 0 else None
+            axes.plot(*near.T, color=TEAL, linewidth=1.2, label=label)
+        far = np.vstack([positions[0], plans[-1][0]])
+        axes.plot(*far.T, "o--", color=ORANGE, markersize=4, linewidth=1, label="highest level")
+        axes.plot(*goal, "o", color=GREEN, markersize=9, fillstyle="none", mew=2, label="goal")
+        axes.set_axis_off()
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1.6, columnspacing=1.2)
+        return svg(figure, "Plans of all levels over the map")
+
+
+def energies_over_time(
+    energies: Float[np.ndarray, "T levels"], final: Bool[np.ndarray, " T"]
+) -> str:
+    """Energy of each level's plan, the highest on top; where the lowest plans alone is shaded."""
+    with matplotlib.rc_context(STYLE):
+        levels = energies.shape[1]
+        figure = Figure(figsize=(5.5, 1.0 + 1.1 * levels))
+        for row, level in enumerate(reversed(range(levels))):
+            axes = figure.add_subplot(levels, 1, row + 1, ylabel=f"level {level + 1}")
+            colour = BLUE if level == 0 else ORANGE
+            axes.step(range(len(energies)), energies[:, level], where="post", color=colour)
+            axes.fill_between(
+                range(len(final)), 0, 1, where=final, step="post", color=GREEN, alpha=0.13,
+                transform=axes.get_xaxis_transform(), lw=0,
+            )  # fmt: skip
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("decision; green: the lowest level has the goal itself")
+        return svg(figure, "Energy of the plan of each level over time")
 
 
 def svg(figure: Figure, label: str) -> str:

@@ -1,40 +1,47 @@
-"""A maze whose far goals lie beyond a flat planner's horizon: levels learnt, planned with, compared."""
+"""A maze whose far goals a flat planner does not reach: levels learnt, planned with, compared."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
+from jaxtyping import Float
 from tensordict import TensorDict
+from torch import Tensor
 
 from jepa import seeds
-from jepa.files import write_arrays
 
-from ..planning.agent import PlanningAgent, RandomAgent, Replanning, action_space_of
+from ..datasets.trajectories import Trajectories
+from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
 from ..planning.dynamics import LatentWorldModel
-from ..planning.energies import ComposableEnergy, GoalDistance
+from ..planning.embedding import latents_of
+from ..planning.energies import ComposableEnergy
 from ..planning.evaluation import Agent, Evaluation, evaluate
 from ..planning.hierarchy import HierarchicalAgent, Level, SeenFromAbove
 from ..planning.icem import ICEM
 from ..planning.levels import macro_space
 from ..planning.maze import Maze
-from ..planning.protocols import ActionSpace
-from ..planning.readout import LinearReadout
-from ..planning.two_rooms_env import TwoRoomsVectorEnv
+from ..planning.oracle import MazeWay, TrueDynamics
+from ..planning.readout import NearestReadout
+from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.intervals import wilson
-from .fit import Hardware
-from .latent import Dynamics, Joint, learn_world, with_observations
+from .control import share
 from .embedding import Latent
+from .fit import Hardware
+from .hierarchy_pictures import save_episode
+from .latent import Dynamics, Joint, learn_world, with_observations
 from .levels import Upper, learn_level, risen
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
-from .world import Experience, gather, position_readout, walks_in
+from .world import Experience, gather, horizon_errors, position_readout, stacked, walks_in
+
+OURS = "levels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,43 +53,71 @@ class Distances:
         far: from this length on a pair is far; one of the limits.
         episodes: start-goal pairs between each two limits, the same for all agents.
         max_steps: environment steps per episode.
+        radius: distance from the goal that counts as success, px.
         haste: weight of the mean distance beside the closest approach.
         seed: of the start-goal pairs; settings were chosen on those of seed 0.
     """
 
-    ways: Sequence[float] = (10, 60, 120, 180, 240, 300)
-    far: float = 120
+    ways: Sequence[float] = (5, 30, 60, 90, 120, 150)
+    far: float = 60
     episodes: int = 20
     max_steps: int = 480
+    radius: float = 1.5
     haste: float = 0.05
     seed: int = 1000
 
     def __post_init__(self) -> None:
         if list(self.ways) != sorted(set(self.ways)) or self.far not in self.ways[:-1]:
             raise ValueError(
-                f"ways must rise, and `far` be one of them but the last; got {self.ways}, {self.far}"
+                "expected ways that rise, and `far` one of them but the last; got "
+                f"{list(self.ways)} and {self.far}"
             )
+
+    @property
+    def limits(self) -> list[tuple[float, float]]:
+        """Each shortest and longest way."""
+        return list(zip(self.ways[:-1], self.ways[1:], strict=True))
 
 
 @dataclass(frozen=True)
 class Played:
-    """Evaluations of one agent, one for each two limits of ways; of those of far pairs the sums."""
+    """Evaluations of an agent by the length of the way, and which of them are of far pairs."""
 
     parts: list[Evaluation]
-    far: list[Evaluation]
+    first_far: int
 
-    @property
     def success(self) -> Measured:
-        """Share of far goals that were reached."""
-        reached, episodes = (
-            sum(getattr(part, name) for part in self.far) for name in ("successes", "episodes")
-        )
+        """Share of far goals that were reached, with Wilson's interval."""
+        far = self.parts[self.first_far :]
+        reached, episodes = sum(p.successes for p in far), sum(p.episodes for p in far)
         return Measured(**wilson(reached, episodes)._asdict())
 
-    @property
-    def model_calls(self) -> float:
-        """States foreseen per decision and environment, of far pairs."""
-        return sum(p.cost.transitions for p in self.far) / sum(p.cost.plans for p in self.far)
+    def calls(self) -> float:
+        """States foreseen by dynamics of any level, per decision, of far pairs."""
+        far = self.parts[self.first_far :]
+        return sum(p.cost.transitions for p in far) / max(1, sum(p.cost.plans for p in far))
+
+    def numbers(self, who: str, play: Distances) -> Iterator[tuple[str, Measured]]:
+        """All that is told of the agent."""
+        yield f"{who}/success", self.success()
+        yield f"{who}/model_calls", exactly(self.calls())
+        for (least, most), part in zip(play.limits, self.parts, strict=True):
+            yield f"{who}/success_{least:g}_{most:g}", share(part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opponents:
+    """Agents to compare the hierarchy with, and how often.
+
+    Args:
+        flat: planner of actions alone, on the lowest world model.
+        budgets: factors of the samples of both, for success against compute.
+        upper_distance: also play the flat planner with distances as the highest level sees them.
+    """
+
+    flat: ICEM = field(default_factory=lambda: ICEM(horizon=32, samples=128, iterations=3, std=2.0))
+    budgets: Sequence[float] = ()
+    upper_distance: bool = True
 
 
 def hierarchy(
@@ -94,29 +129,177 @@ def hierarchy(
     joint: Joint = Joint(),  # noqa: B008
     dynamics: Dynamics = Dynamics(),  # noqa: B008
     levels: Sequence[Upper] = (Upper(),),
-    planner: ICEM = ICEM(horizon=10, samples=64, iterations=2, std=2.0),  # noqa: B008
-    flat: ICEM = ICEM(horizon=32, samples=128, iterations=3, std=2.0),  # noqa: B008
-    play: Distances = Distances(),  # noqa: B008
-    budgets: Mapping[str, float] | None = None,
+    planner: ICEM = ICEM(horizon=16, samples=64, iterations=2, std=2.0),  # noqa: B008
+    others: Opponents = Opponents(),
+    play: Distances = Distances(),
     hardware: Hardware = Hardware(),  # noqa: B008
     name: str = "hierarchy",
     seed: int = 0,
     resume: bool = False,
 ) -> None:
-    """Plan in a maze on several levels, beside a flat planner on the same world model.
+    """Plan in a maze on several levels, beside a flat planner with the same world model.
 
     Args:
         out: folder of the run; must be empty unless resuming.
         maze: the world.
         experience: what is collected.
-        latent, joint, dynamics: of the lowest level; see `jepa rooms`.
+        latent: of the lowest level.
+        joint: training of the lowest level's embedding together with dynamics.
+        dynamics: training of its dynamics on the final latents.
         levels: those above it, from low to high.
-        planner: of actions, under other levels.
-        flat: of actions, alone.
+        planner: of actions, under the other levels.
+        others: what the levels are compared with.
         play: the comparison.
-        hardware: device, precision and threads of the trainings.
+        hardware: device, precision and threads of all trainings.
         name: of the recipe, in results.
         seed: of everything but the start-goal pairs.
         resume: go on with the run in `out`; finished parts are kept.
     """
-    ...
+    began = time.monotonic()
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
+    model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
+    uppers = learn_levels(out, with_observations(data, latents), levels, hardware, seed)
+    space = action_space_of(TwoRoomsVectorEnv(1, rooms=maze).single_action_space)
+    near = partial(approach, haste=play.haste)
+    parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
+
+    def alone(planner: ICEM) -> PlanningAgent:
+        return PlanningAgent(world_model=model, planner=planner, energy=near, **parts)
+
+    def stacked_up(factor: float = 1.0) -> HierarchicalAgent:
+        lowest = Level(
+            world_model=model, planner=fewer(planner, factor), action_space=space, energy=near
+        )
+        above = [
+            Level(
+                world_model=world,
+                planner=fewer(upper.planner, factor),
+                action_space=macro_space(upper.macro, upper.most),
+                energy=near,
+                rhythm=upper.rhythm,
+            )
+            for upper, world in zip(levels, uppers, strict=True)
+        ]
+        return HierarchicalAgent([lowest, *above], repeat=experience.repeat, seed=seed)
+
+    agents: dict[str, Agent] = {OURS: stacked_up(), "flat": alone(others.flat)}
+    for factor in others.budgets:
+        agents[f"{OURS}_x{factor:g}"] = stacked_up(factor)
+        agents[f"flat_x{factor:g}"] = alone(fewer(others.flat, factor))
+    if others.upper_distance:
+        agents["flat_upper_distance"] = PlanningAgent(
+            world_model=model, planner=others.flat, energy=partial(seen_from, uppers, near), **parts
+        )
+    found: dict[str, Played] = {}
+    for who, agent in agents.items():
+        found[who] = played(agent, maze, play)
+        words = f"{found[who].success()['value']:.2f}, {found[who].calls():,.0f} calls a decision"
+        print(f"Hierarchy: {who} {words}", flush=True)
+    chance = RandomAgent(
+        action_space=space,
+        repeat=experience.repeat,
+        correlation=experience.correlation,
+        seed=seed,
+    )
+    true = TrueDynamics(rooms=maze, repeat=experience.repeat)
+    best = PlanningAgent(world_model=true, planner=planner, energy=partial(MazeWay, maze), **parts)
+    save_pictures(out, data, latents, uppers, agents, found[OURS], maze, play)
+    errors = horizon_errors(model, held_out, position_readout(latents, data))
+    result = write_result(
+        out,
+        recipe=name,
+        seed=seed,
+        seconds=time.monotonic() - began,
+        metrics={
+            key: number for who, agent in found.items() for key, number in agent.numbers(who, play)
+        }
+        | {"position_error_px": exactly(errors[-1])},
+        baselines={
+            f"{who}/{OURS}/success": played(agent, maze, play, truth=truth).success()
+            for who, agent, truth in (("random_policy", chance, False), ("oracle", best, True))
+        },
+    )
+    print_rows(rows_of(result))
+
+
+def learn_levels(
+    out: Path, below: Trajectories, levels: Sequence[Upper], hardware: Hardware, seed: int
+) -> list[LatentWorldModel]:
+    """The world models above the lowest one, whose latents are the observations of `below`."""
+    models = []
+    for number, upper in enumerate(levels, start=2):
+        model, macro = learn_level(out, number, below, upper, hardware, seed)
+        models.append(model)
+        if number <= len(levels):
+            below = risen(below, model, macro, upper.stride)
+    return models
+
+
+def fewer(planner: ICEM, factor: float) -> ICEM:
+    """The planner with another number of samples."""
+    samples = max(planner.elites, round(factor * planner.samples))
+    return replace(planner, samples=samples)
+
+
+def seen_from(
+    uppers: Sequence[LatentWorldModel],
+    energy: Callable[[TensorDict], ComposableEnergy],
+    goal: TensorDict,
+) -> ComposableEnergy:
+    """The energy of a goal as the highest level sees it, for states of the lowest."""
+    first, *higher = uppers
+    above = first.encode(goal["latent"])
+    inner = seen_from(higher, energy, above) if higher else energy(above)
+    return SeenFromAbove(first, inner)
+
+
+def played(agent: Agent, maze: Maze, play: Distances, *, truth: bool = False) -> Played:
+    """Episodes of all lengths of ways."""
+    parts = []
+    for least, most in play.limits:
+        env: VectorEnv = arena(maze, play, least, most)
+        env = TrueState(env) if truth else env
+        parts.append(evaluate(agent, env, max_steps=play.max_steps, seed=play.seed))
+    return Played(parts, [least for least, _ in play.limits].index(play.far))
+
+
+def arena(maze: Maze, play: Distances, least: float, most: float) -> TwoRoomsVectorEnv:
+    """Pairs whose way is so long; a goal is reached as near as half the corridor is wide."""
+    return TwoRoomsVectorEnv(
+        play.episodes,
+        rooms=replace(maze, least=least, most=most),
+        radius=play.radius,
+        max_steps=play.max_steps,
+    )
+
+
+def save_pictures(
+    out: Path,
+    data: Trajectories,
+    latents: Float[Tensor, "E T D"],
+    uppers: Sequence[LatentWorldModel],
+    agents: Mapping[str, Agent],
+    ours: Played,
+    maze: Maze,
+    play: Distances,
+) -> None:
+    """The episode with the longest way that ours succeeded in."""
+    truth = stacked(data, "infos.position").flatten(0, 1)
+    each = [latents.flatten(0, 1)]
+    for upper in uppers:
+        each.append(latents_of(upper.embedding, each[-1], batch=8192))
+    draws = seeds.generator(0, "readout")
+    readouts = [NearestReadout.of(level, truth, draws) for level in each]
+    number = max(i for i, part in enumerate(ours.parts) if part.successes or i == 0)
+    episode = int((ours.parts[number].steps * ours.parts[number].success).argmax())
+    save_episode(
+        out,
+        agents[OURS],
+        agents["flat"],
+        arena(maze, play, *play.limits[number]),
+        readouts,
+        episode,
+        play.max_steps,
+        play.seed,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from jepa.files import load_strictly
 from ..datasets.trajectories import EpisodeArrays, Trajectories
 from ..datasets.windows import Windows, window_loader
 from ..planning.dynamics import LatentWorldModel, ResidualMLP, Scales
+from ..planning.embedding import Embedding, latents_of
 from ..planning.icem import ICEM
 from ..planning.joint import PLDM, Terms
 from ..planning.levels import LatentEmbedding, LevelTraining, MacroEncoder, SameLatent
@@ -26,8 +27,8 @@ from .world import stacked
 
 
 def slowness(size: int, action_scale: Tensor) -> Terms:
-    """PLDM's terms without inverse dynamics: a macro-action is told from the latents anyhow."""
-    return PLDM(size, action_scale, inverse_dynamics=0.0)
+    """PLDM's terms without inverse dynamics, and slower: distances are to tell travelling times."""
+    return PLDM(size, action_scale, inverse_dynamics=0.0, smoothness=4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Upper:
         information: weight of a macro-action's divergence from the prior, per nat.
         hidden: width of all layers.
         window: macro-actions foreseen in training.
-        steps: optimiser steps.
+        steps: optimiser steps; as many again before them where the latent is learnt.
         batch_size: windows per step.
         learning_rate: highest.
         planner: of macro-actions, in the box of `most` deviations of their prior.
@@ -50,17 +51,19 @@ class Upper:
         rhythm: decisions of the agent from one plan to the next.
     """
 
-    stride: int = 8
-    size: int | None = 16
-    macro: int = 4
+    stride: int = 16
+    size: int | None = 8
+    macro: int = 3
     terms: Callable[[int, Tensor], Terms] = slowness
-    information: float = 1e-3
-    hidden: int = 256
-    window: int = 4
-    steps: int = 4000
+    information: float = 0.02
+    hidden: int = 128
+    window: int = 3
+    steps: int = 2000
     batch_size: int = 256
     learning_rate: float = 1e-3
-    planner: ICEM = ICEM(horizon=16, samples=128, iterations=3, beta=0.5)  # noqa: RUF009
+    planner: ICEM = field(
+        default_factory=lambda: ICEM(horizon=12, samples=128, iterations=3, beta=0.5)
+    )
     most: float = 2.0
     rhythm: int = 4
 
@@ -70,30 +73,30 @@ def learn_level(
 ) -> tuple[LatentWorldModel, MacroEncoder]:
     """The world model of a level, and what tells its macro-actions; kept in `out`.
 
+    As on the lowest level a learnt latent is learnt first, together with dynamics, and dynamics
+    then anew on what it has become.
+
     below: `observations` are the latents of the level below, `actions` its decisions.
     """
-    latents, name = stacked(below, "observations"), f"level_{number}"
-    scale = latents.flatten(0, 1).std(dim=0)
+    name = f"level_{number}"
+    latents, chunk = stacked(below, "observations"), action_scale(below).repeat(upper.stride)
+    scale, ones = latents.flatten(0, 1).std(dim=0), torch.ones(upper.macro)
     with seeds.weights(seed, name):
         embedding = (
             SameLatent(len(scale))
             if upper.size is None
             else LatentEmbedding(scale, size=upper.size, hidden=upper.hidden)
         )
-        own = scale if upper.size is None else torch.ones(upper.size)
-        ones = torch.ones(upper.macro)
-        model = LatentWorldModel(
-            embedding=embedding,
-            dynamics=ResidualMLP(Scales(own, ones), hidden=upper.hidden),
-        )
-        chunk = action_scale(below).repeat(upper.stride)
-        macro = MacroEncoder(scale, chunk, size=upper.macro, hidden=upper.hidden)
-        terms = None if upper.size is None else upper.terms(upper.size, ones)
-    parts, path = nn.ModuleList([model, macro]), out / f"{name}.safetensors"
-    if not path.is_file():
+
+    def parts(own: Float[Tensor, " K"], which: str) -> tuple[ResidualMLP, MacroEncoder]:
+        with seeds.weights(seed, f"{name}_{which}"):
+            dynamics = ResidualMLP(Scales(own, ones), hidden=upper.hidden)
+            return dynamics, MacroEncoder(scale, chunk, size=upper.macro, hidden=upper.hidden)
+
+    def train(dynamics: ResidualMLP, macro: MacroEncoder, terms: Terms | None, title: str) -> None:
         training = LevelTraining(
-            model.embedding,
-            model.dynamics,
+            embedding,
+            dynamics,
             macro,
             terms,
             information=upper.information,
@@ -102,10 +105,33 @@ def learn_level(
         )
         windows = Windows(below, length=upper.window, skip=upper.stride)
         loader = window_loader(windows, batch_size=upper.batch_size, seed=seed)
-        trainer(upper.steps, hardware, f"level {number}").fit(training, loader)
-        keep(parts, path)
-    load_strictly(parts, load_file(path), str(path))
-    return model, macro
+        trainer(upper.steps, hardware, f"{title} of level {number}").fit(training, loader)
+
+    path = out / f"{name}_embedding.safetensors"
+    if isinstance(embedding, LatentEmbedding):
+        if not path.is_file():
+            terms = upper.terms(embedding.size, ones)
+            train(*parts(torch.ones(embedding.size), "embedding"), terms, "latents")
+            own = latents_of_episodes(embedding, latents)
+            embedding.measure_in((own[:, upper.stride :] - own[:, : -upper.stride]).flatten(0, 1))
+            keep(embedding, path)
+        load_strictly(embedding, load_file(path), str(path))
+    embedding.requires_grad_(False)
+    own = latents_of_episodes(embedding, latents)
+    dynamics, macro = parts(own.flatten(0, 1).std(dim=0), "dynamics")
+    path, kept = out / f"{name}.safetensors", nn.ModuleList([dynamics, macro])
+    if not path.is_file():
+        train(dynamics, macro, None, "dynamics")
+        keep(kept, path)
+    load_strictly(kept, load_file(path), str(path))
+    return LatentWorldModel(embedding=embedding, dynamics=dynamics), macro
+
+
+def latents_of_episodes(
+    embedding: Embedding, below: Float[Tensor, "E T D"]
+) -> Float[Tensor, "E T K"]:
+    """Of all latents of the level below."""
+    return latents_of(embedding, below.flatten(0, 1), batch=8192).unflatten(0, below.shape[:2])
 
 
 @torch.no_grad()
@@ -118,7 +144,6 @@ def risen(
     seen = latents[:, : count * stride + 1 : stride]
     chunks = actions[:, : count * stride].unflatten(1, (count, stride)).flatten(2)
     mean, _ = macro(seen[:, :-1], seen[:, 1:], chunks)
-    own: Float[Tensor, "E T D"] = model.embedding(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-    fields = {"observations": own, "actions": mean}
+    fields = {"observations": latents_of_episodes(model.embedding, seen), "actions": mean}
     lengths = below.lengths // stride
     return EpisodeArrays(lengths, {n: f.flatten(0, 1).numpy() for n, f in fields.items()})

@@ -122,7 +122,7 @@ for (const box of document.querySelectorAll(".player")) {
   const canvas = box.querySelector("canvas"), pen = canvas.getContext("2d");
   const slider = box.querySelector("input"), button = box.querySelector("button");
   const label = box.querySelector("span");
-  const { size, columns, positions, imagined, goal } = episode, scale = canvas.width / size;
+  const { size, columns, positions, imagined, above, goal } = episode, scale = canvas.width / size;
   const last = positions.length - 1;
   let at = 0, wait = 0, playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   const line = (points, colour, dash) => {
@@ -137,6 +137,10 @@ for (const box of document.querySelectorAll(".player")) {
       0, 0, canvas.width, canvas.height);
     pen.lineWidth = 3; pen.lineJoin = "round";
     line(positions.slice(0, at + 1), "rgba(255, 255, 255, .75)", []);
+    if (at < above.length) {
+      line([positions[at], ...above[at]], "rgba(255, 160, 60, .8)", [3, 7]);
+      above[at].forEach(point => disc(point, 5, "rgb(255, 160, 60)", true));
+      disc(above[at][0], 12, "rgb(255, 160, 60)", false); }
     if (at < imagined.length) {
       line([positions[at], ...imagined[at]], "rgba(84, 214, 255, .9)", [6, 6]);
       imagined[at].forEach(point => disc(point, 4.5, "rgb(84, 214, 255)", true)); }
@@ -249,8 +253,10 @@ def player(
     positions: Float[np.ndarray, "T 2"],
     imagined: Float[np.ndarray, "D horizon 2"],
     goal: Float[np.ndarray, "2"],
+    above: Float[np.ndarray, "D horizon2 2"] | None = None,
 ) -> Html:
-    """Plays an episode: frames, the way so far, and at each decision the imagined plan.
+    """Plays an episode: frames, the way so far, and at each decision the imagined plan, and that of
+    a level above, if any.
 
     Positions are (x, y) in pixels of the frames, which are square.
     """
@@ -263,6 +269,7 @@ def player(
         "columns": columns,
         "positions": positions.round(2).tolist(),
         "imagined": [plan[np.isfinite(plan).all(axis=1)].round(2).tolist() for plan in imagined],
+        "above": [] if above is None else above.round(2).tolist(),
         "goal": goal.round(2).tolist(),
     }
     return (

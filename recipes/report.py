@@ -15,6 +15,7 @@ from jepa.metrics_log import read_metrics
 from . import figures, page
 from .clip_pictures import clip_sheets, read_clip_pictures
 from .folder import CONFIG
+from .hierarchy_pictures import EPISODE, hierarchy_part
 from .page import Html
 from .pictures import Pictures, as_colours, mask_picture, read_pictures
 from .results import Measured, Result, read_result, rows_of
@@ -86,6 +87,8 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
     content = control_part(run / "control" if (run / "control").is_dir() else run, result)
     if content:
         yield "Control", content
+    if (run / EPISODE).is_file():
+        yield "Levels", hierarchy_part(run, result)
     yield "How to repeat it", repetition_part(run, result)
 
 
