@@ -1,5 +1,4 @@
-"""Mazes: the dot of TwoRooms among any walls, where the way to a goal may be much longer than the
-distance.
+"""Mazes: the dot of TwoRooms among any walls, where the way may be much longer than the distance.
 
 As `two_rooms`: coordinates are pixels, (x, y), y down; everything is a pure function of its
 arguments, and `two_rooms_env.TwoRoomsVectorEnv(rooms=Maze())` makes gymnasium environments of it.
@@ -15,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
+from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
@@ -40,7 +40,7 @@ def spiral(
         near = border + width + i * (width + thick)
         inner, far = near + thick, size - near
         walls += [
-            (near - width, near, far, inner),  # also ends the turn
+            (near - width - thick, near, far, inner),  # also ends the turn
             (far - thick, near, far, far),
             (near, far - thick, far, far),
             (near, inner + width, inner, far),
@@ -58,7 +58,8 @@ class Maze:
     """The rules of the world. The dot is a point; walls stop it, or let it slide, but slowly.
 
     Args:
-        walls: rectangles inside the outer wall, px; None: `spiral`.
+        walls: rectangles inside the outer wall, px; None: `spiral`. Walls that join must overlap:
+            between two that only touch there is a way for a point.
         size: image side, px.
         border: thickness of the outer wall, px.
         dot_sigma: standard deviation of the drawn dot, px.
@@ -109,6 +110,14 @@ class Maze:
         return np.argwhere(self.picture.numpy() == 0)
 
     @cached_property
+    def number(self) -> Int64[np.ndarray, "size size"]:
+        """Which of the `free` pixels each pixel is, (row, column), or is nearest to."""
+        free = self.picture.numpy() == 0
+        nearest = distance_transform_edt(~free, return_distances=False, return_indices=True)
+        count = np.cumsum(free).reshape(free.shape) - 1
+        return count[tuple(nearest)]
+
+    @cached_property
     def ways(self) -> Float[np.ndarray, "N N"]:
         """Length of the way between the centres of any two of the `free` pixels, px: the shortest
         one by steps to the 8 neighbours, of which those at a corner need both beside it."""
@@ -127,12 +136,10 @@ class Maze:
         return dijkstra(graph.tocsr(), directed=False)
 
     def way(self, start: Positions, goal: Positions) -> Float[Tensor, " B"]:
-        """Length of the way from the start's pixel to the goal's, px."""
-        number = np.full((self.size, self.size), -1)
-        number[tuple(self.free.T)] = np.arange(len(self.free))
-        low, high = self.border, self.size - self.border - 1
-        (x, y), (u, v) = (p.floor().long().clamp(low, high).numpy().T for p in (start, goal))
-        return torch.from_numpy(self.ways[number[y, x], number[v, u]]).float()
+        """Length of the way from the start's pixel to the goal's, px; from and to the nearest free
+        one for points on the very face of a wall."""
+        (x, y), (u, v) = (p.long().clamp(0, self.size - 1).numpy().T for p in (start, goal))
+        return torch.from_numpy(self.ways[self.number[y, x], self.number[v, u]]).float()
 
     def layouts(self, count: int, generator: torch.Generator) -> NoLayout:
         """There is one."""

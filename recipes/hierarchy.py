@@ -39,7 +39,7 @@ from .levels import Upper, learn_level, risen
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
-from .world import Experience, gather, horizon_errors, position_readout, stacked, walks_in
+from .world import Experience, gather, horizon_errors, stacked, walks_in
 
 OURS = "levels"
 
@@ -54,7 +54,7 @@ class Distances:
         episodes: start-goal pairs between each two limits, the same for all agents.
         max_steps: environment steps per episode.
         radius: distance from the goal that counts as success, px.
-        haste: weight of the mean distance beside the closest approach.
+        haste: weight of the mean distance beside the closest approach, for the lowest level.
         seed: of the start-goal pairs; settings were chosen on those of seed 0.
     """
 
@@ -163,6 +163,7 @@ def hierarchy(
     space = action_space_of(TwoRoomsVectorEnv(1, rooms=maze).single_action_space)
     near = partial(approach, haste=play.haste)
     parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
+    far = partial(approach, haste=levels[-1].haste)
 
     def alone(planner: ICEM) -> PlanningAgent:
         return PlanningAgent(world_model=model, planner=planner, energy=near, **parts)
@@ -176,7 +177,7 @@ def hierarchy(
                 world_model=world,
                 planner=fewer(upper.planner, factor),
                 action_space=macro_space(upper.macro, upper.most),
-                energy=near,
+                energy=partial(approach, haste=upper.haste),
                 rhythm=upper.rhythm,
             )
             for upper, world in zip(levels, uppers, strict=True)
@@ -189,7 +190,7 @@ def hierarchy(
         agents[f"flat_x{factor:g}"] = alone(fewer(others.flat, factor))
     if others.upper_distance:
         agents["flat_upper_distance"] = PlanningAgent(
-            world_model=model, planner=others.flat, energy=partial(seen_from, uppers, near), **parts
+            world_model=model, planner=others.flat, energy=partial(seen_from, uppers, far), **parts
         )
     found: dict[str, Played] = {}
     for who, agent in agents.items():
@@ -203,9 +204,11 @@ def hierarchy(
         seed=seed,
     )
     true = TrueDynamics(rooms=maze, repeat=experience.repeat)
-    best = PlanningAgent(world_model=true, planner=planner, energy=partial(MazeWay, maze), **parts)
-    save_pictures(out, data, latents, uppers, agents, found[OURS], maze, play)
-    errors = horizon_errors(model, held_out, position_readout(latents, data))
+    short = ICEM(horizon=6, samples=32, iterations=2)  # the length of the way has no valleys
+    best = PlanningAgent(world_model=true, planner=short, energy=partial(MazeWay, maze), **parts)
+    readouts = readouts_of(data, latents, uppers)
+    save_pictures(out, readouts, agents, found[OURS], maze, play)
+    errors = horizon_errors(model, held_out, readouts[0])
     result = write_result(
         out,
         recipe=name,
@@ -274,32 +277,28 @@ def arena(maze: Maze, play: Distances, least: float, most: float) -> TwoRoomsVec
     )
 
 
+def readouts_of(
+    data: Trajectories, latents: Float[Tensor, "E T D"], uppers: Sequence[LatentWorldModel]
+) -> list[NearestReadout]:
+    """From the latents of each level to positions, px; for measurements and pictures only."""
+    truth, each = stacked(data, "infos.position").flatten(0, 1), [latents.flatten(0, 1)]
+    for upper in uppers:
+        each.append(latents_of(upper.embedding, each[-1], batch=8192))
+    return [NearestReadout.of(level, truth, seeds.generator(0, "readout")) for level in each]
+
+
 def save_pictures(
     out: Path,
-    data: Trajectories,
-    latents: Float[Tensor, "E T D"],
-    uppers: Sequence[LatentWorldModel],
+    readouts: Sequence[NearestReadout],
     agents: Mapping[str, Agent],
     ours: Played,
     maze: Maze,
     play: Distances,
 ) -> None:
-    """The episode with the longest way that ours succeeded in."""
-    truth = stacked(data, "infos.position").flatten(0, 1)
-    each = [latents.flatten(0, 1)]
-    for upper in uppers:
-        each.append(latents_of(upper.embedding, each[-1], batch=8192))
-    draws = seeds.generator(0, "readout")
-    readouts = [NearestReadout.of(level, truth, draws) for level in each]
+    """Of the longest episode that ours succeeded in, among the pairs with the longest ways."""
     number = max(i for i, part in enumerate(ours.parts) if part.successes or i == 0)
     episode = int((ours.parts[number].steps * ours.parts[number].success).argmax())
-    save_episode(
-        out,
-        agents[OURS],
-        agents["flat"],
-        arena(maze, play, *play.limits[number]),
-        readouts,
-        episode,
-        play.max_steps,
-        play.seed,
-    )
+    levels, flat = agents[OURS], agents["flat"]
+    assert isinstance(levels, HierarchicalAgent)
+    env = arena(maze, play, *play.limits[number])
+    save_episode(out, levels, flat, env, readouts, episode, play.max_steps, play.seed)

@@ -48,6 +48,7 @@ class Upper:
         learning_rate: highest.
         planner: of macro-actions, in the box of `most` deviations of their prior.
         most: see `planner`.
+        haste: weight of the mean distance beside the closest approach, of goals of this level.
         rhythm: decisions of the agent from one plan to the next.
     """
 
@@ -65,6 +66,7 @@ class Upper:
         default_factory=lambda: ICEM(horizon=12, samples=128, iterations=3, beta=0.5)
     )
     most: float = 2.0
+    haste: float = 1.0
     rhythm: int = 4
 
 

@@ -95,7 +95,7 @@ def position_readout(latents: Float[Tensor, "E T D"], data: Trajectories) -> Lin
 def horizon_errors(
     model: LatentWorldModel,
     data: Trajectories,
-    readout: LinearReadout,
+    readout: Callable[[Tensor], Tensor],
     most: int = 16,
 ) -> list[float]:
     """Error of the foreseen position, px, after 1, 2, ... decisions; on episodes not trained on."""

@@ -70,6 +70,21 @@ def test_no_wall_is_crossed_however_long_the_step():
     assert torch.equal(stuck, everywhere)
 
 
+def test_no_dot_gets_between_walls_that_join():
+    """Dots exactly on the faces of walls, where rounding may put them, moved along these faces."""
+    maze, free = Maze(max_norm=6.0), (Maze().picture == 0)
+    faces = {side for wall in maze.rectangles[4:].tolist() for side in wall[2:]}
+    along = np.arange(2.25, 30.0, 0.5)
+    for axis in (0, 1):
+        start = torch.tensor([[face, other] for face in sorted(faces) for other in along])
+        start = start if axis == 0 else start.flip(1)
+        start = start[free[start[:, 1].long(), start[:, 0].long()]].float()
+        for move in (-3.0, 3.0):
+            step = torch.tensor([[0.0, move]]) if axis == 0 else torch.tensor([[move, 0.0]])
+            end = maze.step(start, step.expand_as(start), ALL)
+            assert (maze.way(start, end) <= 4.5).all()
+
+
 def test_ways_equal_a_search_of_our_own():
     maze = Maze(size=16, border=2, walls=[(2.0, 5.0, 11.0, 7.0), (8.0, 9.0, 14.0, 11.0)])
     free = {tuple(pixel) for pixel in maze.free.tolist()}

@@ -1,4 +1,4 @@
-"""Levels learnt and played in a maze at toy size; what rises from one level to the next; pictures."""
+"""Levels learnt and played in a maze at toy size; what rises from one to the next; pictures."""
 
 from __future__ import annotations
 
@@ -87,7 +87,10 @@ def test_the_nearest_known_latent_tells_the_truth():
 def test_episodes_rise_by_a_stride():
     torch.manual_seed(0)
     latents, actions = torch.randn(3, 8, 4), torch.randn(3, 7, 2)
-    fields = {"observations": latents.flatten(0, 1).numpy(), "actions": actions.flatten(0, 1).numpy()}
+    fields = {
+        "observations": latents.flatten(0, 1).numpy(),
+        "actions": actions.flatten(0, 1).numpy(),
+    }
     below = EpisodeArrays(np.array([7, 7, 7]), fields)
     embedding = LatentEmbedding(torch.ones(4), size=3, hidden=8)
     model = LatentWorldModel(
