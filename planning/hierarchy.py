@@ -33,6 +33,8 @@ class Level:
         action_space: of this level's actions.
         energy: makes the energy of a batch of goal states.
         rhythm: decisions of the agent from one plan of this level to the next.
+        slack: a plan that comes nearer to its goal than its first action does, but by no more than
+            this energy, counts as arriving with the first: what the model is wrong by.
     """
 
     world_model: WorldModel
@@ -40,6 +42,7 @@ class Level:
     action_space: ActionSpace
     energy: Callable[[TensorDict], Energy]
     rhythm: int = 1
+    slack: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rhythm < 1:
@@ -53,20 +56,15 @@ class Thought:
     state: at which it planned, [B].
     plan: its actions of this level.
     imagined: the states that the plan should lead through, [B, H].
-    energy: of each of these states as if it were the end, [B, H].
+    arriving: [B] whether the plan comes as near as it ever does with its first action.
     final: [B] whether it looked for the goal itself, rather than for one from above.
     """
 
     state: TensorDict
     plan: Plan
     imagined: TensorDict
-    energy: Float[Tensor, "B H"]
+    arriving: Bool[Tensor, " B"]
     final: Bool[Tensor, " B"]
-
-    @property
-    def arriving(self) -> Bool[Tensor, " B"]:
-        """Whether the plan is nowhere nearer to what was wanted than after its first action."""
-        return self.energy.argmin(dim=1) == 0
 
 
 class HierarchicalAgent(Replanning):
@@ -143,7 +141,8 @@ class HierarchicalAgent(Replanning):
         imagined = model.rollout(state, plan.actions)
         self.transitions[number] += self.cost.transitions - before
         ends, actions = (x.transpose(0, 1).unsqueeze(2) for x in (imagined, plan.actions))
-        return Thought(state, plan, imagined, energy(ends, actions).T, final)
+        each = energy(ends, actions)  # [H, B], of each state as if it were the end
+        return Thought(state, plan, imagined, each[0] <= each.amin(dim=0) + level.slack, final)
 
 
 def again(plan: Plan) -> WarmStart:
@@ -154,7 +153,8 @@ def again(plan: Plan) -> WarmStart:
 
 
 class SeenFromAbove(ComposableEnergy):
-    """An energy of the level above, of states of the level below.
+    """An energy of the level above, of states of the level below; for planners that sample, since
+    no gradient passes `encode`.
 
     Args:
         world_model: of the level above.
