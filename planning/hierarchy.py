@@ -33,8 +33,6 @@ class Level:
         action_space: of this level's actions.
         energy: makes the energy of a batch of goal states.
         rhythm: decisions of the agent from one plan of this level to the next.
-        slack: a plan that comes nearer to its goal than its first action does, but by no more than
-            this energy, counts as arriving with the first: what the model is wrong by.
     """
 
     world_model: WorldModel
@@ -42,7 +40,6 @@ class Level:
     action_space: ActionSpace
     energy: Callable[[TensorDict], Energy]
     rhythm: int = 1
-    slack: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rhythm < 1:
@@ -142,7 +139,7 @@ class HierarchicalAgent(Replanning):
         self.transitions[number] += self.cost.transitions - before
         ends, actions = (x.transpose(0, 1).unsqueeze(2) for x in (imagined, plan.actions))
         each = energy(ends, actions)  # [H, B], of each state as if it were the end
-        return Thought(state, plan, imagined, each[0] <= each.amin(dim=0) + level.slack, final)
+        return Thought(state, plan, imagined, each.argmin(dim=0) == 0, final)
 
 
 def again(plan: Plan) -> WarmStart:

@@ -179,7 +179,6 @@ def hierarchy(
                 action_space=macro_space(upper.macro, upper.most),
                 energy=partial(approach, haste=upper.haste),
                 rhythm=upper.rhythm,
-                slack=upper.slack,
             )
             for upper, world in zip(levels, uppers, strict=True)
         ]

@@ -50,7 +50,6 @@ class Upper:
         most: see `planner`.
         haste: weight of the mean distance beside the closest approach, of goals of this level.
         rhythm: decisions of the agent from one plan to the next.
-        slack: see `planning.hierarchy.Level`.
     """
 
     stride: int = 16
@@ -69,7 +68,6 @@ class Upper:
     most: float = 2.0
     haste: float = 1.0
     rhythm: int = 4
-    slack: float = 2.0
 
 
 def learn_level(
