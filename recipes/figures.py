@@ -266,11 +266,11 @@ def success_curves(agents: Mapping[str, Sequence[tuple[float, Measured]]], label
 
 
 def plans_over_map(
-    picture: UInt8[np.ndarray, "H W 3"],
+    picture: UInt8[np.ndarray, "side side 3"],
     positions: Float[np.ndarray, "T 2"],
     flat: Float[np.ndarray, "T2 2"],
     goal: Vector,
-    plans: Sequence[Float[np.ndarray, "D H 2"]],
+    plans: Sequence[Float[np.ndarray, "D _ 2"]],
 ) -> str:
     """The first plan of the highest level, every eighth of the lowest, and what came of them."""
     with matplotlib.rc_context(STYLE):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -161,48 +162,14 @@ def hierarchy(
     model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
     uppers = learn_levels(out, with_observations(data, latents), levels, hardware, seed)
     space = action_space_of(TwoRoomsVectorEnv(1, rooms=maze).single_action_space)
-    near = partial(approach, haste=play.haste)
     parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
-    far = partial(approach, haste=levels[-1].haste)
-
-    def alone(planner: ICEM) -> PlanningAgent:
-        return PlanningAgent(world_model=model, planner=planner, energy=near, **parts)
-
-    def stacked_up(factor: float = 1.0) -> HierarchicalAgent:
-        lowest = Level(
-            world_model=model, planner=fewer(planner, factor), action_space=space, energy=near
-        )
-        above = [
-            Level(
-                world_model=world,
-                planner=fewer(upper.planner, factor),
-                action_space=macro_space(upper.macro, upper.most),
-                energy=partial(approach, haste=upper.haste),
-                rhythm=upper.rhythm,
-            )
-            for upper, world in zip(levels, uppers, strict=True)
-        ]
-        return HierarchicalAgent([lowest, *above], repeat=experience.repeat, seed=seed)
-
-    agents: dict[str, Agent] = {OURS: stacked_up(), "flat": alone(others.flat)}
-    for factor in others.budgets:
-        agents[f"{OURS}_x{factor:g}"] = stacked_up(factor)
-        agents[f"flat_x{factor:g}"] = alone(fewer(others.flat, factor))
-    if others.upper_distance:
-        agents["flat_upper_distance"] = PlanningAgent(
-            world_model=model, planner=others.flat, energy=partial(seen_from, uppers, far), **parts
-        )
+    agents = contestants(model, uppers, levels, planner, others, play, parts)
     found: dict[str, Played] = {}
     for who, agent in agents.items():
         found[who] = played(agent, maze, play)
         words = f"{found[who].success()['value']:.2f}, {found[who].calls():,.0f} calls a decision"
         print(f"Hierarchy: {who} {words}", flush=True)
-    chance = RandomAgent(
-        action_space=space,
-        repeat=experience.repeat,
-        correlation=experience.correlation,
-        seed=seed,
-    )
+    chance = RandomAgent(**parts, correlation=experience.correlation)
     true = TrueDynamics(rooms=maze, repeat=experience.repeat)
     short = ICEM(horizon=6, samples=32, iterations=2)  # the length of the way has no valleys
     best = PlanningAgent(world_model=true, planner=short, energy=partial(MazeWay, maze), **parts)
@@ -226,6 +193,49 @@ def hierarchy(
     print_rows(rows_of(result))
 
 
+def contestants(
+    model: LatentWorldModel,
+    uppers: Sequence[LatentWorldModel],
+    levels: Sequence[Upper],
+    planner: ICEM,
+    others: Opponents,
+    play: Distances,
+    parts: Mapping[str, Any],
+) -> dict[str, Agent]:
+    """The agents by name; `parts` are what every one of them is told."""
+    near, far = (partial(approach, haste=haste) for haste in (play.haste, levels[-1].haste))
+    space = parts["action_space"]
+
+    def alone(factor: float = 1.0) -> PlanningAgent:
+        flat = fewer(others.flat, factor)
+        return PlanningAgent(world_model=model, planner=flat, energy=near, **parts)
+
+    def together(factor: float = 1.0) -> HierarchicalAgent:
+        lowest = Level(
+            world_model=model, planner=fewer(planner, factor), action_space=space, energy=near
+        )
+        above = [
+            Level(
+                world_model=world,
+                planner=fewer(upper.planner, factor),
+                action_space=macro_space(upper.macro, upper.most),
+                energy=partial(approach, haste=upper.haste),
+                rhythm=upper.rhythm,
+            )
+            for upper, world in zip(levels, uppers, strict=True)
+        ]
+        return HierarchicalAgent([lowest, *above], repeat=parts["repeat"], seed=parts["seed"])
+
+    agents: dict[str, Agent] = {OURS: together(), "flat": alone()}
+    for factor in others.budgets:
+        agents |= {f"{OURS}_x{factor:g}": together(factor), f"flat_x{factor:g}": alone(factor)}
+    if others.upper_distance:
+        agents["flat_upper_distance"] = PlanningAgent(
+            world_model=model, planner=others.flat, energy=partial(seen_from, uppers, far), **parts
+        )
+    return agents
+
+
 def learn_levels(
     out: Path, below: Trajectories, levels: Sequence[Upper], hardware: Hardware, seed: int
 ) -> list[LatentWorldModel]:
@@ -234,7 +244,7 @@ def learn_levels(
     for number, upper in enumerate(levels, start=2):
         model, macro = learn_level(out, number, below, upper, hardware, seed)
         models.append(model)
-        if number <= len(levels):
+        if number <= len(levels):  # there is one more to learn
             below = risen(below, model, macro, upper.stride)
     return models
 

@@ -28,6 +28,10 @@ METRICS = {
     "speed_r2": "speed, attentive probe, share of its variance explained",
     "two_rooms_success": "share of goals reached",
     "position_error_px": "error of the imagined position at the longest horizon",
+    "levels/success": "share of far goals reached by planning on several levels",
+    "levels/model_calls": "states foreseen by dynamics of any level, per decision",
+    "flat/success": "share of far goals reached by planning actions alone",
+    "flat/model_calls": "states foreseen by the dynamics, per decision",
     "excluded_at_goal": "episodes that began at the goal, not counted",
 }
 BASELINES = {
@@ -101,14 +105,18 @@ def results_part(result: Result) -> Html:
         else:
             baseline = name.partition("/")[0]
             groups[-1].append((baseline.replace("_", " "), BASELINES.get(baseline, ""), number))
-    main = [group for group in groups if "/" not in group[0][0]]
-    rest = [group for group in groups if "/" in group[0][0]]
+    heads = [group[0][0].partition("/")[2] in ("", "success", "model_calls") for group in groups]
+    main = [group for group, head in zip(groups, heads, strict=True) if head]
+    rest = [group for group, head in zip(groups, heads, strict=True) if not head]
     html = (
         '<p class="muted">Bars run from 0 to 1; whiskers are 95 % intervals. '
         "Below each number, in grey, what it must be compared with.</p>" + page.numbers(main)
     )
     if rest:
-        html += page.details("the same by pooling of the features", page.numbers(rest))
+        html += page.details(
+            "the same in parts: by pooling of the features, by length of the way",
+            page.numbers(rest),
+        )
     return html
 
 

@@ -105,13 +105,12 @@ def test_each_level_plans_in_its_own_rhythm_and_every_step_is_counted():
     assert position[1] < -5
 
 
-def test_two_levels_arrive_and_the_lowest_ends_alone():
+def test_two_levels_arrive():
     agent, position = HierarchicalAgent(levels_of()), np.array([0.0, 5.0])
     goal = np.array([17.0, -14.0])
     for _ in range(25):
         position = position + agent.act(seen(position, goal))[:, 0]
     assert np.abs(position - goal).max() < 0.3
-    assert agent.thoughts[0].final.all()
 
 
 def test_one_level_is_the_planning_agent():
@@ -205,7 +204,7 @@ def test_a_level_learns_what_stretches_do():
     training = LevelTraining(embedding, dynamics, macro, None, information=0.03)
     optimiser = torch.optim.Adam(training.parameters(), lr=5e-3)
     below, chunks = latents[:, ::4], actions.view(4000, 2, 4)
-    for step in range(300):
+    for step in range(200):
         some = slice(step % 10 * 400, (step % 10 + 1) * 400)
         losses = training.losses(below[some], chunks[some])
         optimiser.zero_grad()
