@@ -124,7 +124,8 @@ class HierarchicalAgent(Replanning):
         self, number: int, state: TensorDict, goal: TensorDict, above: Thought | None
     ) -> Thought:
         level, last = self.levels[number], self.thoughts[number]
-        energy, final = level.energy(goal), torch.ones(len(state), dtype=torch.bool)
+        energy = level.energy(goal)
+        final = torch.ones(len(state), dtype=torch.bool, device=level.action_space.low.device)
         if above is not None:
             final = above.final & above.arriving
             upper = self.levels[number + 1]
@@ -137,8 +138,8 @@ class HierarchicalAgent(Replanning):
         )
         imagined = model.rollout(state, plan.actions)
         self.transitions[number] += self.cost.transitions - before
-        ends, actions = (x.transpose(0, 1).unsqueeze(2) for x in (imagined, plan.actions))
-        each = energy(ends, actions)  # [H, B], of each state as if it were the end
+        ends = imagined.transpose(0, 1).unsqueeze(2)  # each state as if it were the end
+        each = energy(ends, plan.actions.transpose(0, 1).unsqueeze(2))  # [H, B]
         return Thought(state, plan, imagined, each.argmin(dim=0) == 0, final)
 
 

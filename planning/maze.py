@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -113,9 +113,9 @@ class Maze:
     def number(self) -> Int64[np.ndarray, "size size"]:
         """Which of the `free` pixels each pixel is, (row, column), or is nearest to."""
         free = self.picture.numpy() == 0
-        nearest = distance_transform_edt(~free, return_distances=False, return_indices=True)
+        _, nearest = cast(tuple, distance_transform_edt(~free, return_indices=True))
         count = np.cumsum(free).reshape(free.shape) - 1
-        return count[tuple(nearest)]
+        return count[nearest[0], nearest[1]]
 
     @cached_property
     def ways(self) -> Float[np.ndarray, "N N"]:

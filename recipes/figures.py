@@ -299,8 +299,9 @@ def energies_over_time(
     with matplotlib.rc_context(STYLE):
         levels = energies.shape[1]
         figure = Figure(figsize=(5.5, 1.0 + 1.1 * levels))
-        for row, level in enumerate(reversed(range(levels))):
-            axes = figure.add_subplot(levels, 1, row + 1, ylabel=f"level {level + 1}")
+        panels = figure.subplots(levels, 1, squeeze=False)[:, 0]
+        for level, axes in enumerate(reversed(panels)):
+            axes.set_ylabel(f"level {level + 1}")
             colour = BLUE if level == 0 else ORANGE
             axes.step(range(len(energies)), energies[:, level], where="post", color=colour)
             axes.fill_between(
@@ -308,7 +309,7 @@ def energies_over_time(
                 transform=axes.get_xaxis_transform(), lw=0,
             )  # fmt: skip
             axes.set_ylim(bottom=0)
-        axes.set_xlabel("decision; green: the lowest level has the goal itself")
+        panels[-1].set_xlabel("decision; green: the lowest level has the goal itself")
         return svg(figure, "Energy of the plan of each level over time")
 
 
