@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jepa.keys import FAULTS, KeyTable, MisfitError
+
 from .collect import collect
 from .compare import compare
 from .control import control
 from .demo import demo
 from .fetch import fetch
-from .parsing import did_you_mean, run, summary
+from .importing import import_
+from .parsing import did_you_mean, name_of, run, summary
 from .pretrain import pretrain
 from .probe import probe
 from .report import report
@@ -23,7 +26,7 @@ from .study import study
 from .task import task
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    command.__name__: command
+    name_of(command): command
     for command in (
         pretrain,
         probe,
@@ -37,6 +40,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         report,
         results,
         fetch,
+        import_,
     )
 }
 
@@ -56,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(COMMANDS[name], rest)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         print(f"jepa {name}: error: {error}", file=sys.stderr)
+        if isinstance(error, MisfitError):
+            print(KeyTable(tuple(error.table.of(*FAULTS))).text(), file=sys.stderr)
         return 1
 
 
