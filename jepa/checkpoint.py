@@ -15,6 +15,7 @@ from torch import nn
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only, read_safetensors, write_json
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
+from jepa.graphs import OnnxEncoder
 from jepa.hub import fetched, pushed, write_card
 from jepa.keys import KeyTable, Row, load_strictly
 from jepa.official import NOMINAL_FRAMES, Which, official_encoder
@@ -104,7 +105,7 @@ def load_frozen_encoder(
             `encoder.safetensors`), an official checkpoint of I-JEPA, V-JEPA or V-JEPA 2
             (`.pth.tar`, `.pt`, `.pth`), a folder of transformers' IJepaModel or VJEPA2Model or of
             timm, with or without `local-dir:` before it, `hf-hub:OWNER/NAME` for any of these on
-            the hub, or the name of a timm model.
+            the hub, an `.onnx` file of ours, or the name of a timm model.
         architecture: the timm model, with its tag if it has one, whose weights a `.safetensors`
             file holds; the tag tells mean and std of its pixels. None: the file is ours.
         which: which of the two encoders of an official checkpoint.
@@ -155,6 +156,9 @@ def read_encoder(
         path = path / FILE
     if path.suffix == ".safetensors":
         return _load_ours(path)
+    if path.suffix == ".onnx":
+        graph = OnnxEncoder(path)
+        return FrozenEncoder(graph, name=graph.name), None, KeyTable()
     if "/" in name or not timm.is_model(name.split(".")[0]):
         raise ValueError(
             f"no encoder {name!r}: neither a file nor a timm model. Give a run folder, an "

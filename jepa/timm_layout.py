@@ -63,8 +63,13 @@ def timm_arguments(encoder: VisionTransformer) -> dict[str, Any]:
 
 
 def write_timm(folder: str | Path, frozen: FrozenEncoder) -> Path:
-    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, as on the hub."""
+    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, as on the hub.
+
+    Raises ValueError as `to_timm`.
+    """
     folder, encoder = Path(folder), frozen.encoder
+    if not isinstance(encoder, VisionTransformer):
+        raise ValueError(f"only our encoder is made a timm model; got a {type(encoder).__name__}")
     model, side = to_timm(encoder), encoder.config["image_size"]
     pixels = {
         "input_size": [encoder.channels, side, side],
@@ -100,10 +105,11 @@ def from_timm(model: nn.Module, what: str) -> tuple[VisionTransformer, KeyTable]
     block: Any = model.blocks[0]
     if not isinstance(block, Block) or nn.GELU not in kinds or block.norm1.eps != 1e-6:
         return None
+    heads: Any = block.attn.num_heads
     given = Given(dict(model.state_dict()), what)
     try:
         encoder, table = build_encoder(
-            given, heads=block.attn.num_heads, frames=1, image_size=None, positions="sincos"
+            given, heads=heads, frames=1, image_size=None, positions="sincos"
         )
     except MisfitError:
         return None

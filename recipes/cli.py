@@ -14,6 +14,7 @@ from .collect import collect
 from .compare import compare
 from .control import control
 from .demo import demo
+from .exporting import export
 from .fetch import fetch
 from .importing import import_
 from .parsing import did_you_mean, name_of, run, summary
@@ -41,8 +42,18 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         results,
         fetch,
         import_,
+        export,
     )
 }
+
+
+EXPECTED = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    ModuleNotFoundError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet()
     try:
         return run(COMMANDS[name], rest)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except EXPECTED as error:
         print(f"jepa {name}: error: {error}", file=sys.stderr)
         if isinstance(error, MisfitError):
             print(KeyTable(tuple(error.table.of(*FAULTS))).text(), file=sys.stderr)
