@@ -17,12 +17,14 @@ from .demo import demo
 from .exporting import export
 from .fetch import fetch
 from .importing import import_
+from .models import models
 from .parsing import did_you_mean, name_of, run, summary
 from .pretrain import pretrain
 from .probe import probe
 from .report import report
 from .results import results
 from .rooms import rooms
+from .serving import features, index, search
 from .study import study
 from .task import task
 
@@ -43,6 +45,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         fetch,
         import_,
         export,
+        models,
+        features,
+        index,
+        search,
     )
 }
 

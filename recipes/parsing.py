@@ -18,7 +18,7 @@ from jepa import seeds
 
 from .folder import claim, stored_config
 
-GROWING = ("compare",)  # commands that keep what each part was measured with, and add to it
+GROWING = ("compare", "features")  # commands that know what each part is of, and add to it
 
 
 def run(command: Callable[..., Any], arguments: list[str]) -> int:
