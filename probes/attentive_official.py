@@ -46,6 +46,11 @@ def official_classifier(
     """`load_attentive_classifier` of a file that has been read, and what became of its keys."""
     given = _section(checkpoint, index, path)
     weights = given.weights
+    if "verb_classifier.weight" in weights:
+        raise ValueError(
+            f"{given.what} is of EPIC-KITCHENS, with three queries and a layer each for verb, noun "
+            "and action: this layout is not read"
+        )
     outputs, dim = shape_of(weights, "linear.weight", given.what)
     if heads is None and dim not in RELEASED_WIDTHS:
         raise ValueError(

@@ -69,8 +69,6 @@ def empty_index(table: ShardedTable, kind: Kind, pooling: str, dim: int, seed: i
     share, draw = min(1.0, SAMPLE * lists / n), np.random.default_rng(derive(seed, "index"))
     seen = [rows[draw.random(len(rows)) < share] for rows in unit_rows(table, pooling)]
     index = faiss.IndexIVFFlat(flat, dim, lists, faiss.METRIC_INNER_PRODUCT)
-    index.own_fields = True  # or Python would free `flat` before it
-    flat.this.disown()
     index.cp.seed, index.cp.min_points_per_centroid = derive(seed, "k-means") % 2**31, 1
     index.train(np.concatenate(seen))
     index.nprobe = max(8, round(PROBED * lists))
