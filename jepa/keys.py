@@ -121,56 +121,58 @@ def match(
         MisfitError: keys are missing, unexpected or of a wrong shape; the first of each kind are
             named.
     """
-    weights, dropped = given.weights, dropped or {}
+    dropped = dropped or {}
     state: dict[str, Tensor] = {}
     rows: list[Row] = []
-    problems: dict[Fate, list[str]] = {fate: [] for fate in FAULTS}
     used: set[str] = set()
     for ours, shape in wanted.items():
         names = pieces(ours)
-        own = "loaded" if list(names) == [ours] else "renamed"
-        wanted_piece = (shape[0] // len(names), *shape[1:]) if shape else ()
-        found: list[Tensor] = []
-        for name in names:
-            key = name.partition("[")[0]
-            used.add(key)
-            if key not in weights:
-                rows.append(given.row(key, "missing", f"of our {ours}"))
-                problems["missing"].append(key)
-                continue
-            part = piece(weights, name)
-            if ours.endswith("patch_embed.proj.weight") and len(wanted_piece) == 2:
-                part = part.flatten(1)  # of a convolution
-            if part.shape == wanted_piece:
-                rows.append(given.row(key, own, ours))
-                found.append(part)
-            else:
-                shapes = f"{tuple(weights[key].shape)}, expected {tuple(wanted_piece)}"
-                rows.append(given.row(key, "misshapen", f"of our {ours}: {shapes}"))
-                problems["misshapen"].append(f"{key!r} is {shapes}")
-        if len(found) == len(names):
-            state[ours] = found[0] if len(found) == 1 else torch.cat(found)
-    for key in weights:
+        used |= {name.partition("[")[0] for name in names}
+        parts = list(located(ours, shape, given, names, rows))
+        if len(parts) == len(names):
+            state[ours] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    for key in given.weights:
         if key in dropped:
             rows.append(given.row(key, "dropped", dropped[key]))
         elif key not in used:
             rows.append(given.row(key, "unexpected", "no place for it"))
-            problems["unexpected"].append(key)
     table = KeyTable(tuple(rows))
-    for fate in ("missing", "unexpected"):
-        problems[fate] = [
-            f"{fate} {key!r}"
-            for key in problems[fate]
-            if not any(fnmatchcase(key, pattern) for pattern in allow)
-        ]
-    said = [
-        "; ".join(kind[:3]) + (f" and {len(kind) - 3} more" if len(kind) > 3 else "")
-        for kind in problems.values()
-        if kind
-    ]
-    if said:
-        raise MisfitError(f"{given.what} does not fit: {'; '.join(said)}", table)
+    if said := "; ".join(filter(None, (faults(given, table, f, allow) for f in FAULTS))):
+        raise MisfitError(f"{given.what} does not fit: {said}", table)
     return state, table
+
+
+def located(
+    ours: str, shape: torch.Size, given: Given, names: Sequence[str], rows: list[Row]
+) -> Iterator[Tensor]:
+    """The pieces of one of our tensors that are there and of the right shape; adds their rows."""
+    fate: Fate = "loaded" if list(names) == [ours] else "renamed"
+    wanted = (shape[0] // len(names), *shape[1:]) if shape else ()
+    for name in names:
+        key = name.partition("[")[0]
+        if key not in given.weights:
+            rows.append(given.row(key, "missing", f"of our {ours}"))
+            continue
+        part = piece(given.weights, name)
+        if ours.endswith("patch_embed.proj.weight") and len(wanted) == 2:
+            part = part.flatten(1)  # of a convolution
+        if part.shape == wanted:
+            rows.append(given.row(key, fate, ours))
+            yield part
+        else:
+            shapes = f"{tuple(given.weights[key].shape)}, expected {tuple(wanted)}"
+            rows.append(given.row(key, "misshapen", shapes))
+
+
+def faults(given: Given, table: KeyTable, fate: Fate, allow: Sequence[str]) -> str:
+    """The first three keys of a fate that is a fault, in words, but for those that are allowed."""
+    keys = {row.key.removeprefix(given.prefix): row for row in table.of(fate)}
+    said = [
+        f"{key!r} is {row.note}" if fate == "misshapen" else f"{fate} {key!r}"
+        for key, row in keys.items()
+        if fate == "misshapen" or not any(fnmatchcase(key, pattern) for pattern in allow)
+    ]
+    return "; ".join(said[:3]) + (f" and {len(said) - 3} more" if len(said) > 3 else "")
 
 
 def piece(weights: Mapping[str, Tensor], name: str) -> Tensor:

@@ -235,15 +235,19 @@ def section(checkpoint: object, name: str, path: str | Path) -> Given:
 
 
 def plain(part: Mapping, what: str, name: str) -> Given:
-    """A state dict without the prefix that all its keys share; `name` is its key in the file.
+    """A state dict without the prefix that most of its keys share; `name` is its key in the file.
 
-    Raises ValueError if it holds anything but tensors.
+    Raises ValueError if it holds anything but tensors, or a key with and without the prefix.
     """
     strange = [str(key) for key, value in part.items() if not isinstance(value, Tensor)]
     if strange:
         raise ValueError(f"{what} holds more than tensors: {strange[:3]}")
-    wrappers = next((w for w in WRAPPERS if all(str(k).startswith(w) for k in part)), "")
+    most = len(part) / 2
+    wrappers = next((w for w in WRAPPERS if sum(str(k).startswith(w) for k in part) > most), "")
     weights = {str(key).removeprefix(wrappers): value for key, value in part.items()}
+    if len(weights) < len(part):
+        twice = sorted(key for key in weights if {key, wrappers + key} <= part.keys())
+        raise ValueError(f"{what} has keys with and without {wrappers!r}: {twice[:3]}")
     return Given(weights, what, f"{name}/{wrappers}")
 
 

@@ -139,11 +139,17 @@ def read_transformers(folder: str | Path, *, allow: Sequence[str] = ()) -> Found
             raise ValueError(f"{folder}: {name} is {theirs!r}, but {ours!r} in our encoder")
     weights = {k.removeprefix(f"{kind}."): v for k, v in _weights(folder).items()}
     mean, std = _pixels(folder)
-    if kind == "ijepa":
-        encoder, table = _read_ijepa(Given(weights, str(folder)), config, allow)
-        predictor = None
-    else:
-        encoder, predictor, table = _read_vjepa2(weights, str(folder), config, allow)
+    predictor = None
+    try:
+        if kind == "ijepa":
+            encoder, table = _read_ijepa(Given(weights, str(folder)), config, allow)
+        else:
+            encoder, predictor, table = _read_vjepa2(weights, str(folder), config, allow)
+    except (KeyError, TypeError, ZeroDivisionError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise ValueError(
+            f"{folder}: a size in config.json is missing or wrong: {reason}"
+        ) from error
     return Found(FrozenEncoder(encoder, mean=mean, std=std, name=folder.name), predictor, table)
 
 

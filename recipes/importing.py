@@ -87,7 +87,10 @@ def import_weights(
     if architecture is not None:
         frozen = load_frozen_encoder(path, architecture=architecture)
         return Imported(frozen, None, None, KeyTable(), files)
-    if path.is_dir() or path.suffix not in OFFICIAL:
+    if not is_official(source):
+        asked = dict(heads=heads, predictor_heads=predictor_heads, positions=positions)
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise ValueError(f"{source} tells its {given} itself; leave them out")
         frozen, predictor, table = read_encoder(source, pretrained=pretrained, allow=allow)
         return Imported(frozen, predictor, None, table, files)
     checkpoint = load_tensors_only(path, mapped=True)
@@ -185,13 +188,12 @@ def import_(
         allow=allow,
     )
     about: dict[str, Any] = {"source": Path(source).name, "sha256": found.files}
+    if is_official(source) and found.encoder is not None:
+        about["which"] = which
     parts = write_parts(out, found, about)
-    write_json(
-        out / "import.json",
-        about
-        | {"which": which, "parts": parts, "summary": found.table.summary()}
-        | {"keys": [asdict(row) for row in found.table]},
-    )
+    told = {"parts": parts, "summary": found.table.summary()}
+    keys = [asdict(row) for row in found.table]
+    write_json(out / "import.json", about | told | {"keys": keys})
     for row in found.table.of("dropped", "missing", "unexpected"):
         print(f"{row.fate}: {row.key}: {row.note}")
     print(f"{found.table.summary()}; every key in {out / 'import.json'}")
@@ -232,6 +234,11 @@ def load_classifier(folder: str | Path) -> AttentiveHead:
 def described(module: nn.Module) -> str:
     """Its size."""
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
+
+
+def is_official(source: str | Path) -> bool:
+    """Whether a source is a file as the papers' authors published theirs."""
+    return Path(source).suffix in OFFICIAL and not Path(source).is_dir()
 
 
 def files_of(source: str | Path) -> list[Path]:

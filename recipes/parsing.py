@@ -46,9 +46,10 @@ def summary(command: Callable[..., Any]) -> str:
 
 def parser_of(command: Callable[..., Any]) -> Parser:
     """The options of a command are the parameters of its function."""
-    parser = Parser(prog=f"jepa {name_of(command)}", description=summary(command))
-    parser.known = sorted(known_keys(command))
-    parser.first = next(iter(inspect.signature(command).parameters), "")
+    first = next(iter(inspect.signature(command).parameters), "")
+    says = f"{summary(command)} A bare first argument is --{first}."
+    parser = Parser(prog=f"jepa {name_of(command)}", description=says)
+    parser.known, parser.first = sorted(known_keys(command)), first
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_function_arguments(command, fail_untyped=True)
     return parser

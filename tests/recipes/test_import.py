@@ -279,6 +279,26 @@ def test_a_table_of_positions_without_a_predictor_is_asked_about(tmp_path):
     assert import_weights(path, **SIZES, positions="sincos").predictor is None
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("extra", "unexpected 'extra'"), ("norm.bias", "with and without 'module.'")],
+)
+def test_a_key_without_the_others_prefix_is_named(key, message, tmp_path):
+    path = changed("ijepa_checkpoint", tmp_path, lambda part, _: part.update({key: torch.ones(64)}))
+    with pytest.raises(ValueError, match=message):
+        import_weights(path, heads=2)
+
+
+def test_what_a_source_tells_itself_is_not_to_be_given(tmp_path, capsys):
+    path, out = FIXTURES / "ijepa_checkpoint.pt", tmp_path / "ours"
+    assert main(["import", str(path), "--heads=2", f"--out={out}"]) == 0
+    again = tmp_path / "again"
+    assert main(["import", str(out), "--heads=2", f"--out={again}"]) == 1
+    assert "tells its ['heads'] itself" in capsys.readouterr().err
+    assert main(["import", str(out), f"--out={again}"]) == 0
+    assert load_frozen_encoder(again).fingerprint() == load_frozen_encoder(out).fingerprint()
+
+
 def test_vjepa_2_1_is_told_apart(tmp_path):
     def change(part, _):
         part["module.backbone.norms_block.0.weight"] = torch.ones(64)
