@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,15 +99,20 @@ def check_archive(path: Path) -> None:
         )
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_safetensors(
+    path: str | Path, keys: Collection[str] | None = None
+) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file, whose format cannot run code and whose sizes are
-    checked against the file's. Raises FileNotFoundError, and ValueError if it is damaged."""
+    checked against the file's; `keys`: only these, None: all.
+
+    Raises FileNotFoundError, and ValueError if it is damaged.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return file.metadata() or {}, weights
+            wanted = file.keys() if keys is None else keys
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in wanted}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

@@ -59,7 +59,7 @@ def load_part(
 
 def part_kind(path: str | Path, kinds: Collection[str]) -> str:
     """Which of these kinds a file holds. Raises as `load_part`."""
-    told = read_safetensors(path)[0].get("format")
+    told = read_safetensors(path, [])[0].get("format")
     for kind in kinds:
         if told == f"jepa-toolkit/{kind}/1":
             return kind

@@ -51,20 +51,16 @@ class ShardedTable:
                 f"{missing[0]} first. Run the same `jepa features` again: it makes what is missing"
             )
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The columns of each shard."""
-        return (read_safetensors(path)[1] for path in self.paths)
-
     def features(self, pooling: str) -> Iterator[Float[Tensor, "n D"]]:
         """The features of each shard. Raises ValueError for a pooling that is not there."""
         known = list(self.manifest["of"]["poolings"])
         if pooling not in known:
             raise ValueError(f"no pooling {pooling!r} in {self.folder}; it has {known}")
-        return (columns[pooling] for columns in self)
+        return (read_safetensors(path, [pooling])[1][pooling] for path in self.paths)
 
     def names(self) -> Iterator[list[str]]:
         """The names of the images of each shard."""
-        return (json.loads(read_safetensors(path)[0]["names"]) for path in self.paths)
+        return (json.loads(read_safetensors(path, [])[0]["names"]) for path in self.paths)
 
 
 def make_shards(
