@@ -16,6 +16,7 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.hub import fetched, pushed
 from jepa.timm_layout import write_timm
+from jepa.transformers_layout import write_transformers
 
 SHA = "a" * 40
 
@@ -141,6 +142,12 @@ def test_a_timm_repository_is_ours_if_it_fits(hub, frozen, tmp_path):
     assert isinstance(found.encoder, VisionTransformer)
     assert found.fingerprint() == frozen.fingerprint()
     assert timm.create_model("hf-hub:somebody/vit", pretrained=True).num_features == 24
+
+
+def test_a_transformers_repository(hub, frozen, tmp_path):
+    pushed(write_transformers(tmp_path / "theirs", frozen), "somebody/theirs")
+    found = load_frozen_encoder("hf-hub:somebody/theirs@main")
+    assert found.fingerprint() == frozen.fingerprint()
 
 
 def test_what_is_not_there_is_said(hub):

@@ -299,6 +299,14 @@ def test_what_a_source_tells_itself_is_not_to_be_given(tmp_path, capsys):
     assert load_frozen_encoder(again).fingerprint() == load_frozen_encoder(out).fingerprint()
 
 
+def test_a_classifier_of_three_queries_is_told_apart(tmp_path):
+    def change(part, _):
+        part["module.verb_classifier.weight"] = torch.ones(3, 64)
+
+    with pytest.raises(ValueError, match="three queries"):
+        import_weights(changed("vjepa2_classifier", tmp_path, change), heads=2)
+
+
 def test_vjepa_2_1_is_told_apart(tmp_path):
     def change(part, _):
         part["module.backbone.norms_block.0.weight"] = torch.ones(64)
