@@ -17,7 +17,7 @@ from jepa.files import load_tensors_only, read_safetensors, write_json
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
 from jepa.graphs import OnnxEncoder
 from jepa.hub import fetched, pushed, write_card
-from jepa.keys import KeyTable, Row, load_strictly
+from jepa.keys import Given, KeyTable, Row, load_strictly, match, shapes_of
 from jepa.official import NOMINAL_FRAMES, Which, official_encoder
 from jepa.parts import arguments, load_part, save_part
 from jepa.positions import Positions
@@ -118,8 +118,6 @@ def load_frozen_encoder(
         FileNotFoundError, ValueError: says what was looked for, and what would do.
     """
     path = Path(path_or_name)
-    if architecture is not None:
-        return _load_timm(path, architecture)
     if path.suffix in OFFICIAL and not path.is_dir():
         encoder, _ = official_encoder(
             load_tensors_only(path, mapped=True),
@@ -132,16 +130,24 @@ def load_frozen_encoder(
             allow=allow,
         )
         return FrozenEncoder(encoder, mean=IMAGENET_MEAN, std=IMAGENET_STD, name=path.name)
-    return read_encoder(path_or_name, pretrained=pretrained, allow=allow)[0]
+    return read_encoder(
+        path_or_name, architecture=architecture, pretrained=pretrained, allow=allow
+    )[0]
 
 
 def read_encoder(
-    path_or_name: str | Path, *, pretrained: bool = True, allow: Sequence[str] = ()
+    path_or_name: str | Path,
+    *,
+    architecture: str | None = None,
+    pretrained: bool = True,
+    allow: Sequence[str] = (),
 ) -> tuple[FrozenEncoder, nn.Module | None, KeyTable]:
     """The encoder, the predictor if there is one beside it, and every key's fate; from anything
     but an official checkpoint. See `load_frozen_encoder`."""
     name = str(path_or_name)
     path = Path(name.removeprefix("local-dir:"))
+    if architecture is not None:
+        return _load_timm(path, architecture, allow)
     if name.startswith("hf-hub:"):
         path = fetched(name.removeprefix("hf-hub:"), patterns=("config.json",))
         if kind_of(path) != "timm":
@@ -215,7 +221,9 @@ def _load_ours(path: Path) -> tuple[FrozenEncoder, None, KeyTable]:
     return frozen, None, KeyTable(tuple(rows))
 
 
-def _load_timm(path: Path, architecture: str) -> FrozenEncoder:
+def _load_timm(
+    path: Path, architecture: str, allow: Sequence[str]
+) -> tuple[FrozenEncoder, None, KeyTable]:
     """A local file of a timm model; its classifier, if it has one, is left out."""
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(
@@ -228,9 +236,14 @@ def _load_timm(path: Path, architecture: str) -> FrozenEncoder:
     encoder = TimmEncoder(architecture, pretrained=False)
     heads = encoder.model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ([heads] if isinstance(heads, str) else heads))
-    kept = {key: value for key, value in weights.items() if not key.startswith(heads)}
-    load_strictly(encoder.model, kept, f"{path} as {architecture}")
-    return FrozenEncoder(encoder, mean=encoder.mean, std=encoder.std, name=path.stem)
+    state, table = match(
+        shapes_of(encoder.model),
+        Given(weights, f"{path} as {architecture}"),
+        dropped={key: "of its classifier" for key in weights if key.startswith(heads)},
+        allow=allow,
+    )
+    encoder.model.load_state_dict(state, strict=False)
+    return FrozenEncoder(encoder, mean=encoder.mean, std=encoder.std, name=path.stem), None, table
 
 
 def _nearest(name: str) -> str:

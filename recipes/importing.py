@@ -9,13 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from jepa.checkpoint import (
-    FILE,
-    OFFICIAL,
-    load_frozen_encoder,
-    read_encoder,
-    save_encoder,
-)
+from jepa.checkpoint import FILE, OFFICIAL, read_encoder, save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only, sha256, write_json
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
@@ -84,14 +78,13 @@ def import_weights(
     """
     path = Path(source)
     files = {file.name: sha256(file) for file in files_of(source)}
-    if architecture is not None:
-        frozen = load_frozen_encoder(path, architecture=architecture)
-        return Imported(frozen, None, None, KeyTable(), files)
-    if not is_official(source):
+    if not is_official(source) or architecture is not None:
         asked = dict(heads=heads, predictor_heads=predictor_heads, positions=positions)
         if given := [name for name, value in asked.items() if value is not None]:
             raise ValueError(f"{source} tells its {given} itself; leave them out")
-        frozen, predictor, table = read_encoder(source, pretrained=pretrained, allow=allow)
+        frozen, predictor, table = read_encoder(
+            source, architecture=architecture, pretrained=pretrained, allow=allow
+        )
         return Imported(frozen, predictor, None, table, files)
     checkpoint = load_tensors_only(path, mapped=True)
     if not isinstance(checkpoint, Mapping):

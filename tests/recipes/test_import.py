@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -297,6 +298,25 @@ def test_what_a_source_tells_itself_is_not_to_be_given(tmp_path, capsys):
     assert "tells its ['heads'] itself" in capsys.readouterr().err
     assert main(["import", str(out), f"--out={again}"]) == 0
     assert load_frozen_encoder(again).fingerprint() == load_frozen_encoder(out).fingerprint()
+
+
+def test_a_timm_model_by_name_and_by_its_bare_weights(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit")
+    save_file(model.state_dict(), tmp_path / "theirs.safetensors")
+    for source, *more in (
+        ("test_vit", "--pretrained=false"),
+        (str(tmp_path / "theirs.safetensors"), "--architecture=test_vit"),
+    ):
+        out = tmp_path / Path(source).stem
+        assert main(["import", source, f"--out={out}", *more]) == 0
+        told = json.loads((out / "import.json").read_text())
+        assert {row["fate"] for row in told["keys"]} <= {"loaded", "dropped"}
+        assert len(told["keys"]) >= len(model.state_dict()) - 2
+    frozen = load_frozen_encoder(tmp_path / "theirs")
+    pixels = torch.rand(1, 3, 160, 160)
+    with torch.no_grad():
+        close(frozen(pixels), model.eval().forward_features(frozen.normalize(pixels))[:, 1:])
 
 
 def test_a_classifier_of_three_queries_is_told_apart(tmp_path):
