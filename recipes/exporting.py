@@ -19,7 +19,7 @@ from jepa.transformers_layout import read_transformers, write_transformers
 
 from ..datasets.datamodule import ImageDataModule
 from ..probes.evaluate import fit_and_score
-from ..probes.features import GRID, extract
+from ..probes.features import extract
 from ..probes.paired import mcnemar
 from .importing import load_predictor
 from .measuring import sample_of
@@ -125,12 +125,12 @@ def cost_of(
     labelled: int | None,
     seed: int,
 ) -> dict[str, Cost]:
-    """Linear and kNN top-1 of both on the same test images, on the last layer's poolings."""
+    """Linear and kNN top-1 of both on the same test images, on the last layer's mean."""
     rows, groups = sample_of(data, labelled)
     scores = []
     for each in (frozen, small):
         train, test = (
-            extract(each, loader, ("last", GRID))
+            extract(each, loader, ("last",))
             for loader in (
                 data.evaluation_loader("train", rows=rows),
                 data.evaluation_loader("test"),
