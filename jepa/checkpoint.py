@@ -23,7 +23,8 @@ from jepa.parts import arguments, load_part, save_part
 from jepa.positions import Positions
 from jepa.timm_encoder import TimmEncoder
 from jepa.timm_layout import from_timm
-from jepa.transformers_layout import TYPES, read_transformers
+from jepa.transformers_names import TYPES
+from jepa.transformers_read import read_transformers
 
 OURS, TIMM = "encoder", "timm-encoder"  # kinds of parts
 FILE = "encoder.safetensors"

@@ -15,7 +15,8 @@ from jepa.graphs import native_shape, quantise, write_onnx, write_program
 from jepa.hub import pushed
 from jepa.predictor import Predictor
 from jepa.timm_layout import write_timm
-from jepa.transformers_layout import read_transformers, write_transformers
+from jepa.transformers_read import read_transformers
+from jepa.transformers_write import write_transformers
 
 from ..datasets.datamodule import ImageDataModule
 from ..probes.evaluate import fit_and_score

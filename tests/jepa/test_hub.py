@@ -16,7 +16,7 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.hub import fetched, pushed
 from jepa.timm_layout import write_timm
-from jepa.transformers_layout import write_transformers
+from jepa.transformers_write import write_transformers
 
 SHA = "a" * 40
 

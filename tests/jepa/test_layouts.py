@@ -15,7 +15,8 @@ from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
 from jepa.official import load_official
 from jepa.positions import sincos
 from jepa.timm_layout import to_timm, write_timm
-from jepa.transformers_layout import read_transformers, write_transformers
+from jepa.transformers_read import read_transformers
+from jepa.transformers_write import write_transformers
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PIXELS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
