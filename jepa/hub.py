@@ -45,15 +45,22 @@ def fetched(repository: str, *, patterns: Sequence[str] = SAFE) -> Path:
         raise ValueError(f"cannot fetch hf-hub:{repository}: {first}") from error
 
 
-def pushed(folder: str | Path, repository: str, *, private: bool = False) -> str:
+def pushed(
+    folder: str | Path, repository: str, *, private: bool = False, but: Sequence[str] = ()
+) -> str:
     """Upload a folder to OWNER/NAME, which is made if need be; the address of the commit.
 
-    Who uploads is huggingface_hub's affair: `hf auth login`, or HF_TOKEN.
+    `but`: names of files that stay here. Who uploads is huggingface_hub's affair: `hf auth login`,
+    or HF_TOKEN.
     """
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+        return str(
+            api.upload_folder(
+                repo_id=repository, folder_path=str(folder), ignore_patterns=list(but)
+            )
+        )
     except FAILED as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"cannot upload {folder} to {repository}: {first}") from error

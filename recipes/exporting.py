@@ -22,6 +22,7 @@ from ..datasets.datamodule import ImageDataModule
 from ..probes.evaluate import fit_and_score
 from ..probes.features import extract
 from ..probes.paired import mcnemar
+from .folder import CONFIG
 from .importing import load_predictor
 from .measuring import sample_of
 from .probe import check_channels
@@ -89,7 +90,7 @@ def export(
         if to == "int8":
             export_int8(out, path, frozen, data, labelled=labelled, seed=seed)
     if push:
-        print(f"uploaded: {pushed(out, push, private=private)}")
+        print(f"uploaded: {pushed(out, push, private=private, but=[CONFIG])}")
     for path in sorted(out.iterdir()):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 

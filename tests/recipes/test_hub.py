@@ -11,10 +11,11 @@ import pytest
 import timm
 import torch
 
-from jepa.checkpoint import from_pretrained, load_frozen_encoder, push_to_hub
+from jepa.checkpoint import from_pretrained, load_frozen_encoder, push_to_hub, save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.hub import fetched, pushed
+from jepa.recipes.cli import main
 from jepa.timm_layout import write_timm
 from jepa.transformers_write import write_transformers
 
@@ -134,6 +135,14 @@ def test_pushed_and_had_again_without_code(hub, frozen):
     assert from_pretrained("somebody/tiny").fingerprint() == frozen.fingerprint()
     assert load_frozen_encoder("hf-hub:somebody/tiny").fingerprint() == frozen.fingerprint()
     assert not any("harmful" in path for path in hub.asked)
+
+
+def test_an_export_is_pushed_without_its_own_configuration(hub, frozen, tmp_path, capsys):
+    path, out = save_encoder(tmp_path / "encoder.safetensors", frozen), tmp_path / "out"
+    assert main(["export", str(path), f"--out={out}", "--push=somebody/exported"]) == 0
+    assert "uploaded: http" in capsys.readouterr().out
+    assert "config.yaml" not in hub.repositories["somebody/exported"]
+    assert from_pretrained("somebody/exported").fingerprint() == frozen.fingerprint()
 
 
 def test_a_timm_repository_is_ours_if_it_fits(hub, frozen, tmp_path):
