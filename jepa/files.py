@@ -120,10 +120,13 @@ def read_safetensors(
 def write_safetensors(
     path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """A safetensors file, whole or not there."""
+    """A safetensors file, whole or not there, that whoever may read new files may read."""
     own = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(own, temporary, metadata=dict(metadata))
+        temporary.chmod(mode)  # save_file's files are its owner's alone
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -179,6 +179,13 @@ def test_save_pretrained_and_from_pretrained(ijepa, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["config"] == frozen.encoder.config
 
 
+def test_files_are_as_readable_as_any_new_one(ijepa, tmp_path):
+    (tmp_path / "new").touch()
+    save_encoder(tmp_path / "encoder.safetensors", ijepa[0])
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_positions_that_the_others_do_not_have_are_refused(tmp_path):
     sizes = {"image_size": 16, "patch_size": 8, "dim": 24, "depth": 1, "heads": 2}
     rotary = FrozenEncoder(VisionTransformer(frames=4, tubelet_size=2, positions="rope", **sizes))

@@ -125,6 +125,21 @@ def test_every_key_has_its_fate_and_every_file_its_hash(tmp_path):
     assert fates["encoder"][1].startswith("another encoder was asked for")
 
 
+def test_the_encoder_that_is_asked_for_is_taken(tmp_path):
+    checkpoint = torch.load(FIXTURES / "vjepa2_checkpoint.pt", weights_only=True)
+    checkpoint["ema_encoder"] = checkpoint.pop("target_encoder")
+    torch.save(checkpoint, tmp_path / "renamed.pt")
+    path = FIXTURES / "vjepa2_checkpoint.pt"
+    slow, trained = (
+        import_weights(path, which=which, **SIZES).encoder.fingerprint()
+        for which in ("target_encoder", "encoder")
+    )
+    found = import_weights(tmp_path / "renamed.pt", which="ema_encoder", **SIZES)
+    assert found.encoder.fingerprint() == slow != trained
+    with pytest.raises(ValueError, match="no 'target_encoder' in it, but only"):
+        import_weights(tmp_path / "renamed.pt", **SIZES)
+
+
 class Payload:
     def __reduce__(self):
         return (print, ("this must never run",))
