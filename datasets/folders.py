@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,15 +22,24 @@ TEST_SHARE = 0.2  # of the files of a tree without its own split
 
 def decode(path: Path) -> UInt8[Tensor, "3 H W"]:
     """An image file as RGB, upright. Raises UnreadableImageError, whatever is wrong with it."""
+    return _decoded(path, str(path))
+
+
+def decode_bytes(content: bytes, name: str) -> UInt8[Tensor, "3 H W"]:
+    """The same of an image file's bytes."""
+    return _decoded(io.BytesIO(content), name)
+
+
+def _decoded(file: Path | io.BytesIO, name: str) -> UInt8[Tensor, "3 H W"]:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I"):
                 levels = np.asarray(upright, dtype=np.float64) * (255 / 65535)
                 upright = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
             pixels = np.asarray(upright.convert("RGB"))
     except Exception as problem:  # decoders raise anything: OSError, SyntaxError, struct.error...
-        raise UnreadableImageError(str(path), f"{type(problem).__name__}: {problem}") from problem
+        raise UnreadableImageError(name, f"{type(problem).__name__}: {problem}") from problem
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -44,7 +46,17 @@ class Predictor(nn.Module):
         positions: Positions = "sincos",
     ) -> None:
         super().__init__()
-        self.dim, self.heads, self.native_grid = dim, heads, native_grid
+        self.config: dict[str, Any] = dict(
+            encoder_dim=encoder_dim,
+            native_grid=list(native_grid),
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            mask_tokens=mask_tokens,
+            positions=positions,
+        )
+        self.dim, self.heads, self.native_grid = dim, heads, tuple(native_grid)
         self.positions: Positions = positions
         self.predictor_embed: nn.Module = Linear(encoder_dim, dim)
         self.mask_tokens = nn.ParameterList(torch.zeros(1, 1, dim) for _ in range(mask_tokens))

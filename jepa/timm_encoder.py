@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
 from jaxtyping import Float
+from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from jepa.shapes import Grid, Images
@@ -20,26 +23,34 @@ class TimmEncoder(nn.Module):
     `cls` are without class and register tokens.
 
     Args:
-        name: timm model name, e.g. `vit_small_patch14_dinov2.lvd142m`.
-        pretrained: fetch the published weights (needs a network or timm's cache).
+        name: timm model name, e.g. `vit_small_patch14_dinov2.lvd142m`; or `hf-hub:OWNER/NAME` or
+            `local-dir:FOLDER`, where a config.json of timm names the model.
+        pretrained: fetch the published weights (needs a network or timm's cache), or read those
+            of the folder.
+        options: arguments of the model's constructor, besides what its name says.
 
     Raises:
         ValueError: unknown name, or its weights could not be had.
     """
 
-    def __init__(self, name: str, *, pretrained: bool = True) -> None:
+    def __init__(
+        self, name: str, *, pretrained: bool = True, options: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"num_classes": 0}
-        if name.startswith(("vit_", "deit", "eva", "beit")):
-            options["dynamic_img_size"] = True
+        architecture, options = _told(name, options or {})
+        given: dict[str, Any] = {"num_classes": 0, **options}
+        if architecture.startswith(("vit_", "deit", "eva", "beit")):
+            given.setdefault("dynamic_img_size", True)
         try:
-            self.model: Any = timm.create_model(name, pretrained=pretrained, **options)
+            self.model: Any = timm.create_model(name, pretrained=pretrained, **given)
         except (RuntimeError, OSError) as error:
             raise ValueError(
                 f"cannot make the timm model {name!r} (pretrained={pretrained}): {error}. "
                 "Names: timm.list_models(); without weights: pretrained=False"
             ) from error
-        self.config = {"name": name, "pretrained": False}  # of the same network, to be filled
+        self.config: dict[str, Any] = {"name": architecture, "pretrained": False}  # to be filled
+        if options:
+            self.config["options"] = options
         self.classed = getattr(self.model, "cls_token", None) is not None
         self.dim: int = self.model.num_features
         self.channels: int = self.model.pretrained_cfg["input_size"][0]
@@ -94,3 +105,24 @@ class TimmEncoder(nn.Module):
         if self.classed:
             whole["cls"] = features[:, :1]
         return found | {name: whole[name] for name in names if name in whole}
+
+
+def _told(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The architecture, with its tag if it has one, and the arguments that a config.json adds."""
+    source, _, place = name.partition(":")
+    if source == "local-dir":
+        try:
+            config = json.loads((Path(place) / "config.json").read_text())
+            architecture, arguments = config["architecture"], config.get("model_args") or {}
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{name}: no config.json of timm in that folder, which names the architecture: "
+                f"{type(error).__name__} {error}"
+            ) from error
+    elif source == "hf-hub":
+        _, architecture, arguments = load_model_config_from_hf(place)
+        arguments = arguments or {}
+    else:
+        return name, dict(options)
+    kept = {key: value for key, value in arguments.items() if key != "num_classes"}
+    return architecture, {**kept, **options}

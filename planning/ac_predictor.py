@@ -62,7 +62,20 @@ class ActionConditionedPredictor(nn.Module):
         positions: RopeStyle = "rope",
     ) -> None:
         super().__init__()
-        self.grid, self.actions, self.use_extrinsics = grid, actions, use_extrinsics
+        self.config: dict[str, Any] = dict(
+            encoder_dim=encoder_dim,
+            grid=list(grid),
+            actions=actions,
+            states=states,
+            extrinsics=extrinsics,
+            use_extrinsics=use_extrinsics,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            positions=positions,
+        )
+        self.grid, self.actions, self.use_extrinsics = tuple(grid), actions, use_extrinsics
         self.head_dim = dim // heads
         self.positions: RopeStyle = positions
         self.predictor_embed = nn.Linear(encoder_dim, dim)

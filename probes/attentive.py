@@ -118,6 +118,7 @@ class AttentiveHead(nn.Module):
 
     def __init__(self, dim: int, outputs: int, *, heads: int, depth: int = 1) -> None:
         super().__init__()
+        self.config = dict(dim=dim, outputs=outputs, heads=heads, depth=depth)
         self.pooler = AttentivePooler(dim, heads=heads, depth=depth)
         self.linear = nn.Linear(dim, outputs)
         init_transformer(self, self.pooler.blocks if depth > 1 else nn.ModuleList())

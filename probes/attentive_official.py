@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
-
-from jepa.files import load_strictly, load_tensors_only
+from jepa.files import load_tensors_only
+from jepa.keys import Given, KeyTable, count_blocks, fitted, require, shape_of
+from jepa.official import plain
 
 from .attentive import AttentiveHead
 
@@ -30,27 +30,46 @@ def load_attentive_classifier(
     Raises:
         ValueError: a key is missing, unexpected or of a wrong shape; each is named.
     """
-    weights, what = _section(load_tensors_only(path), index, path)
-    if not any(".blocks." in key for key in weights) and all(key in weights for key in _UNUSED):
-        for key in _UNUSED:  # V-JEPA 1's, in the file but never applied
-            weights.pop(key)
-    wanted_keys = ("linear.weight", "pooler.query_tokens")
-    if missing := [key for key in wanted_keys if key not in weights]:
-        raise ValueError(f"{what}: missing {missing}; the official layout has them")
-    outputs, dim = weights["linear.weight"].shape
+    return official_classifier(
+        load_tensors_only(path, mapped=True), path, heads=heads, index=index
+    )[0]
+
+
+def official_classifier(
+    checkpoint: object,
+    path: str | Path,
+    *,
+    heads: int | None = None,
+    index: int = 0,
+    allow: Sequence[str] = (),
+) -> tuple[AttentiveHead, KeyTable]:
+    """`load_attentive_classifier` of a file that has been read, and what became of its keys."""
+    given = _section(checkpoint, index, path)
+    weights = given.weights
+    if "verb_classifier.weight" in weights:
+        raise ValueError(
+            f"{given.what} is of EPIC-KITCHENS, with three queries and a layer each for verb, noun "
+            "and action: this layout is not read"
+        )
+    outputs, dim = shape_of(weights, "linear.weight", given.what)
     if heads is None and dim not in RELEASED_WIDTHS:
         raise ValueError(
             f"width {dim} is none of the released {RELEASED_WIDTHS}, and no tensor tells the "
             "number of attention heads: pass heads=..."
         )
-    blocks = {key.split(".")[2] for key in weights if key.startswith("pooler.blocks.")}
-    head = AttentiveHead(dim, outputs, heads=heads or 16, depth=1 + len(blocks))
-    load_strictly(head, weights, what)
-    return head
+    deeper = count_blocks(weights, "pooler.blocks")
+    unused = {} if deeper else dict.fromkeys(_UNUSED, "in V-JEPA 1's file, and never applied")
+    require(given, *unused, why="in V-JEPA 1's file, though never applied")
+    return fitted(
+        lambda: AttentiveHead(dim, outputs, heads=heads or 16, depth=1 + deeper),
+        given,
+        dropped=unused,
+        allow=allow,
+    )
 
 
-def _section(checkpoint: object, index: int, path: str | Path) -> tuple[dict[str, Tensor], str]:
-    """The weights of one classifier without the prefix of data-parallel training, and its name."""
+def _section(checkpoint: object, index: int, path: str | Path) -> Given:
+    """The weights of one classifier without the prefix of data-parallel training."""
     found = checkpoint if isinstance(checkpoint, Mapping) else {}
     classifiers = found.get("classifiers", [found.get("classifier")])
     if not isinstance(classifiers, list) or not all(isinstance(c, Mapping) for c in classifiers):
@@ -58,5 +77,5 @@ def _section(checkpoint: object, index: int, path: str | Path) -> tuple[dict[str
         raise ValueError(f"{path} holds no attentive classifier: no 'classifier(s)', but {given}")
     if not 0 <= index < len(classifiers):
         raise ValueError(f"{path} holds {len(classifiers)} classifier(s), from 0; got {index}")
-    weights = {str(key).removeprefix("module."): v for key, v in classifiers[index].items()}
-    return weights, f"{path}: classifier {index}"
+    what = f"classifiers[{index}]" if "classifiers" in found else "classifier"
+    return plain(classifiers[index], f"{path}: classifier {index}", what)

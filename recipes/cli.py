@@ -8,23 +8,29 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jepa.keys import FAULTS, KeyTable, MisfitError
+
 from .collect import collect
 from .compare import compare
 from .control import control
 from .demo import demo
+from .exporting import export
 from .fetch import fetch
 from .hierarchy import hierarchy
-from .parsing import did_you_mean, run, summary
+from .importing import import_
+from .models import models
+from .parsing import did_you_mean, name_of, run, summary
 from .pretrain import pretrain
 from .probe import probe
 from .report import report
 from .results import results
 from .rooms import rooms
+from .serving import features, index, search
 from .study import study
 from .task import task
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    command.__name__: command
+    name_of(command): command
     for command in (
         pretrain,
         probe,
@@ -39,8 +45,23 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         report,
         results,
         fetch,
+        import_,
+        export,
+        models,
+        features,
+        index,
+        search,
     )
 }
+
+
+EXPECTED = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    ModuleNotFoundError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet()
     try:
         return run(COMMANDS[name], rest)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+    except EXPECTED as error:
         print(f"jepa {name}: error: {error}", file=sys.stderr)
+        if isinstance(error, MisfitError):
+            print(KeyTable(tuple(error.table.of(*FAULTS))).text(), file=sys.stderr)
         return 1
 
 

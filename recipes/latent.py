@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from jepa import seeds
-from jepa.files import atomic_path, load_strictly
+from jepa.files import atomic_path
 from jepa.frozen import FrozenEncoder
+from jepa.keys import load_strictly
 
 from ..datasets.trajectories import EpisodeArrays, Trajectories
 from ..datasets.windows import Windows, window_loader

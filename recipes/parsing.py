@@ -18,7 +18,7 @@ from jepa import seeds
 
 from .folder import claim, stored_config
 
-GROWING = ("compare",)  # commands that keep what each part was measured with, and add to it
+GROWING = ("compare", "features")  # commands that know what each part is of, and add to it
 
 
 def run(command: Callable[..., Any], arguments: list[str]) -> int:
@@ -46,17 +46,35 @@ def summary(command: Callable[..., Any]) -> str:
 
 def parser_of(command: Callable[..., Any]) -> Parser:
     """The options of a command are the parameters of its function."""
-    parser = Parser(prog=f"jepa {command.__name__}", description=summary(command))
-    parser.known = sorted(known_keys(command))
+    first = next(iter(inspect.signature(command).parameters), "")
+    says = f"{summary(command)} A bare first argument is --{first}."
+    parser = Parser(prog=f"jepa {name_of(command)}", description=says)
+    parser.known, parser.first = sorted(known_keys(command)), first
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_function_arguments(command, fail_untyped=True)
     return parser
 
 
+def name_of(command: Callable[..., Any]) -> str:
+    """What a command is called; Python's own words end in an underscore: `import_`."""
+    return command.__name__.rstrip("_")
+
+
 class Parser(ArgumentParser):
-    """Errors in one line, with the nearest known key."""
+    """Errors in one line, with the nearest known key.
+
+    first: the option that a bare first argument stands for, as in `jepa import FILE`.
+    """
 
     known: Sequence[str] = ()
+    first: str = ""
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        """As argparse's."""
+        given = list(sys.argv[1:] if args is None else args)
+        if self.first and given and not given[0].startswith("-"):
+            given[0] = f"--{self.first}={given[0]}"
+        return super().parse_args(given, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser of a part; its owner comes back here
