@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from jepa import seeds
-from jepa.files import load_strictly
+from jepa.keys import load_strictly
 
 from ..datasets.trajectories import EpisodeArrays, Trajectories
 from ..datasets.windows import Windows, window_loader
