@@ -201,7 +201,7 @@ def build_encoder(
     if (heads := heads or known.get(dim)) is None:
         raise ValueError(
             f"width {dim} is none of the released {sorted(known)}, and no tensor tells "
-            "the number of attention heads: pass heads=..."
+            "the number of attention heads: pass heads=... (--heads N)"
         )
     hidden = shape_of(weights, "blocks.0.mlp.fc1.weight", given.what)[0]
     config: dict[str, Any] = dict(

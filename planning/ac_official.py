@@ -58,7 +58,7 @@ def official_ac(
     if heads is None and dim != RELEASED_WIDTH:
         raise ValueError(
             f"width {dim} is not the released {RELEASED_WIDTH}, and no tensor tells the number of "
-            "attention heads: pass heads=..."
+            "attention heads: pass heads=... (--heads N)"
         )
     sizes = {
         name: shape_of(weights, f"{key}_encoder.weight", given.what)[1]

@@ -55,7 +55,7 @@ def official_classifier(
     if heads is None and dim not in RELEASED_WIDTHS:
         raise ValueError(
             f"width {dim} is none of the released {RELEASED_WIDTHS}, and no tensor tells the "
-            "number of attention heads: pass heads=..."
+            "number of attention heads: pass heads=... (--heads N)"
         )
     deeper = count_blocks(weights, "pooler.blocks")
     unused = {} if deeper else dict.fromkeys(_UNUSED, "in V-JEPA 1's file, and never applied")
