@@ -13,12 +13,12 @@ import timm
 from torch import nn
 
 from jepa.encoder import VisionTransformer
-from jepa.files import load_tensors_only, read_safetensors, write_json
+from jepa.files import read_safetensors, write_json
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
 from jepa.graphs import OnnxEncoder
 from jepa.hub import fetched, pushed, write_card
-from jepa.keys import Given, KeyTable, Row, load_strictly, match, shapes_of
-from jepa.official import NOMINAL_FRAMES, Which, official_encoder
+from jepa.keys import Given, KeyTable, load_strictly, match, shapes_of
+from jepa.official import NOMINAL_FRAMES, Which, load_official_encoder
 from jepa.parts import arguments, load_part, save_part
 from jepa.positions import Positions
 from jepa.timm_encoder import TimmEncoder
@@ -119,9 +119,8 @@ def load_frozen_encoder(
         FileNotFoundError, ValueError: says what was looked for, and what would do.
     """
     path = Path(path_or_name)
-    if path.suffix in OFFICIAL and not path.is_dir():
-        encoder, _ = official_encoder(
-            load_tensors_only(path, mapped=True),
+    if is_official(path):
+        encoder = load_official_encoder(
             path,
             which=which,
             heads=heads,
@@ -134,6 +133,11 @@ def load_frozen_encoder(
     return read_encoder(
         path_or_name, architecture=architecture, pretrained=pretrained, allow=allow
     )[0]
+
+
+def is_official(source: str | Path) -> bool:
+    """Whether a source is a file as the papers' authors published theirs."""
+    return Path(source).suffix in OFFICIAL and not Path(source).is_dir()
 
 
 def read_encoder(
@@ -193,20 +197,18 @@ def kind_of(folder: Path) -> str:
 def _named(name: str, *, pretrained: bool) -> tuple[FrozenEncoder, None, KeyTable]:
     """A timm model: as our own encoder where it is one."""
     model = TimmEncoder(name, pretrained=pretrained)
-    ours = from_timm(model.model, name)
-    rows = (Row(k, "loaded", k, tuple(v.shape)) for k, v in model.model.state_dict().items())
-    encoder, table = ours or (model, KeyTable(tuple(rows)))
+    encoder, table = from_timm(model.model, name) or (model, KeyTable.whole(model.model))
     return FrozenEncoder(encoder, mean=model.mean, std=model.std, name=name), None, table
 
 
 def _load_ours(path: Path) -> tuple[FrozenEncoder, None, KeyTable]:
     if not path.is_file():
         raise FileNotFoundError(f"no encoder at {path}: has the pretraining ended?")
-    metadata, weights = read_safetensors(path)
+    metadata, _ = read_safetensors(path, [])
     if metadata.get("format") == f"jepa-toolkit/{TIMM}/1":
         header = json.loads(metadata[TIMM])
         encoder: nn.Module = TimmEncoder(**header["config"])
-        load_strictly(encoder, weights, str(path))
+        load_strictly(encoder, read_safetensors(path)[1], str(path))
     elif metadata.get("format") == f"jepa-toolkit/{OURS}/1":
         encoder, header = load_part(
             path, OURS, lambda header: VisionTransformer(**arguments(header["config"]))
@@ -216,10 +218,9 @@ def _load_ours(path: Path) -> tuple[FrozenEncoder, None, KeyTable]:
             f"{path} is no encoder of jepa-toolkit: format {metadata.get('format')!r}. If it "
             "holds the weights of a timm model, say of which: architecture=vit_small_patch16_224"
         )
-    rows = (Row(key, "loaded", key, tuple(value.shape)) for key, value in weights.items())
     mean, std = header["mean"], header["std"]
     frozen = FrozenEncoder(encoder, mean=mean, std=std, name=header["name"])
-    return frozen, None, KeyTable(tuple(rows))
+    return frozen, None, KeyTable.whole(encoder)
 
 
 def _load_timm(

@@ -41,10 +41,10 @@ class Graph(nn.Module):
         return self.encoder(self.normalize(pixels))
 
 
-def native_shape(frozen: FrozenEncoder) -> tuple[int, ...]:
-    """(C, H, W) or (C, T, H, W) that an encoder was made for."""
+def native_shape(frozen: FrozenEncoder, image_size: int | None = None) -> tuple[int, ...]:
+    """(C, H, W) or (C, T, H, W) that an encoder was made for, or of images of another side."""
     config = getattr(frozen.encoder, "config", {})
-    side, frames = config.get("image_size"), config.get("frames", 1)
+    side, frames = image_size or config.get("image_size"), config.get("frames", 1)
     if side is None:
         raise ValueError(f"{frozen.name} does not tell its image size: give image_size=...")
     return (frozen.channels, *((frames,) if frames > 1 else ()), side, side)

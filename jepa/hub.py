@@ -41,8 +41,7 @@ def fetched(repository: str, *, patterns: Sequence[str] = SAFE) -> Path:
             snapshot_download(name, revision=revision or None, allow_patterns=list(patterns))
         )
     except FAILED as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot fetch hf-hub:{repository}: {first}") from error
+        raise ValueError(f"cannot fetch hf-hub:{repository}: {first_line(error)}") from error
 
 
 def pushed(
@@ -62,8 +61,12 @@ def pushed(
             )
         )
     except FAILED as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"cannot upload {folder} to {repository}: {first}") from error
+        raise ValueError(f"cannot upload {folder} to {repository}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """Of what it says; its kind, if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def write_card(folder: Path, frozen: FrozenEncoder, licence: str | None) -> None:

@@ -43,6 +43,12 @@ class KeyTable:
 
     rows: tuple[Row, ...] = ()
 
+    @classmethod
+    def whole(cls, module: nn.Module) -> KeyTable:
+        """Of a module all of whose tensors were in the file, under its own names."""
+        shapes = shapes_of(module).items()
+        return cls(tuple(Row(key, "loaded", key, tuple(shape)) for key, shape in shapes))
+
     def __add__(self, other: KeyTable) -> KeyTable:
         return KeyTable(self.rows + other.rows)
 

@@ -36,6 +36,17 @@ def world_size() -> int:
     return distributed.get_world_size() if ready else 1
 
 
+def rank() -> int:
+    """Which of them this is; 0 outside of distributed training."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
 def total(part: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
     """The sum of `part` over all ranks."""
     return _Total.apply(part) if world_size() > 1 else part  # pyright: ignore[reportReturnType]

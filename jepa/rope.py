@@ -126,13 +126,13 @@ def turned(
 ]:
     """Queries and keys, whose channels are in `split_order`, turned by their tokens' angles;
     and the values. All three in one piece of memory each, as products want them."""
+    cos, sin = (table.unsqueeze(-3) for table in rope)
     if torch.compiler.is_compiling():  # which joins these steps itself, and stops at `out=`
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        cos, sin = (table.unsqueeze(-3) for table in rope)
         half = qkv.shape[-1] // 2
         q, k = (x * cos + x.roll(half, dims=-1) * sin for x in (q, k))
         return q, k, v
-    return Turned.apply(qkv, *(table.unsqueeze(-3) for table in rope))
+    return Turned.apply(qkv, cos, sin)
 
 
 class Turned(torch.autograd.Function):

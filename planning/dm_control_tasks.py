@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from jepa.optional import optional
 
-from .mujoco_tasks import Scene, mujoco
+from .mujoco_tasks import Scene, finger, mujoco
 from .pixel_tasks import Simulator, State
 
 UPPER, LOWER = 0.12, 0.12  # lengths of the arm, metres
@@ -76,9 +76,7 @@ class DmReacher(Simulator):
 
     def position(self, states: Float[np.ndarray, "*B S"]) -> Float[np.ndarray, "*B 2"]:
         """Of the finger."""
-        shoulder, wrist = states[..., 0], states[..., 0] + states[..., 1]
-        x = UPPER * np.cos(shoulder) + LOWER * np.cos(wrist)
-        return np.stack([x, UPPER * np.sin(shoulder) + LOWER * np.sin(wrist)], axis=-1)
+        return finger(states, UPPER, LOWER)
 
 
 class SuiteModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -120,28 +120,43 @@ class Recording:
     positions: np.ndarray
 
 
+def played_steps(
+    agent: Agent, env: VectorEnv, *, max_steps: int, seed: int, episode: int
+) -> Iterator[tuple[Mapping[str, np.ndarray], dict[str, Any], bool]]:
+    """Plays until one copy's episode ends: what is seen at each step, with `info`, when the agent
+    has acted on it (True), and at the end, when it does not (False)."""
+    observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
+    agent.reset()
+    for _ in range(max_steps):
+        actions = agent.act(observation)
+        yield observation, info, True
+        observation, _, terminated, truncated, info = env.step(actions)
+        if terminated[episode] or truncated[episode]:
+            break
+    yield observation, info, False
+
+
 @torch.no_grad()
 def record(
     agent: Replanning, env: VectorEnv, *, max_steps: int, seed: int, episode: int = 0
 ) -> Recording:
     """Plays one copy's episode until it ends, with the plans. Its draws are the batch's."""
-    observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
-    agent.reset()
-    frames, imagined, positions = [], [], []
-    for step in range(max_steps):
-        actions = agent.act(observation)
-        if step % agent.repeat == 0:
-            frames.append(observation["observation"][episode])
-            positions.append(info["position"][episode])
+    frames, imagined, positions, goal = [], [], [], None
+    played = played_steps(agent, env, max_steps=max_steps, seed=seed, episode=episode)
+    for step, (observation, info, acted) in enumerate(played):
+        if acted and step % agent.repeat:
+            continue
+        frames.append(observation["observation"][episode])
+        positions.append(info["position"][episode])
+        goal = observation["desired_goal"][episode]
+        if acted:
             imagined.append(agent.imagined()[episode])
-        observation, _, terminated, truncated, info = env.step(actions)
-        if terminated[episode] or truncated[episode]:
-            break
+    assert goal is not None  # the last step is always there
     return Recording(
-        frames=np.stack([*frames, observation["observation"][episode]]),
-        goal=observation["desired_goal"][episode],
+        frames=np.stack(frames),
+        goal=goal,
         imagined=torch.stack(imagined),
-        positions=np.stack([*positions, info["position"][episode]]),
+        positions=np.stack(positions),
     )
 
 

@@ -127,10 +127,8 @@ class Reacher(Simulator):
         return self.scene.render()
 
     def position(self, states: Float[np.ndarray, "*B S"]) -> Float[np.ndarray, "*B 2"]:
-        """Of the finger tip, by the arm's two lengths."""
-        shoulder, elbow = states[..., 0], states[..., 0] + states[..., 1]
-        x = 0.1 * np.cos(shoulder) + 0.11 * np.cos(elbow)
-        return np.stack([x, 0.1 * np.sin(shoulder) + 0.11 * np.sin(elbow)], axis=-1)
+        """Of the finger tip."""
+        return finger(states, 0.1, 0.11)
 
 
 class PointMaze(Simulator):
@@ -192,6 +190,15 @@ class PointMaze(Simulator):
     def position(self, states: Float[np.ndarray, "*B S"]) -> Float[np.ndarray, "*B 2"]:
         """Where the ball is."""
         return states[..., :2]
+
+
+def finger(
+    states: Float[np.ndarray, "*B S"], upper: float, lower: float
+) -> Float[np.ndarray, "*B 2"]:
+    """Where an arm of two parts ends, of these lengths; states begin with its two angles."""
+    shoulder, elbow = states[..., 0], states[..., 0] + states[..., 1]
+    x = upper * np.cos(shoulder) + lower * np.cos(elbow)
+    return np.stack([x, upper * np.sin(shoulder) + lower * np.sin(elbow)], axis=-1)
 
 
 def mujoco() -> Any:

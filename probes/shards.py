@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from rich.progress import track
-from torch import Tensor, distributed
+from torch import Tensor
 
 from jepa.files import read_safetensors, write_json, write_safetensors
-from jepa.ranks import world_size
+from jepa.ranks import rank, wait, world_size
 
 from .features import Encoder, Precision, layers_of, pooled
 from .tables import Numbered
@@ -108,20 +108,19 @@ def make_shards(
         },
     }
     begin(folder, manifest)
-    rank, ranks = (distributed.get_rank() if world_size() > 1 else 0), world_size()
-    mine = [n for n in range(rank, shards, ranks) if not shard_path(folder, n).is_file()]
+    first, ranks = rank(), world_size()
+    mine = [n for n in range(first, shards, ranks) if not shard_path(folder, n).is_file()]
     batches = [b for n in mine for b in range(n * each, min((n + 1) * each, len(loader)))]
-    log.info("%d of %d shards to be made by process %d", len(mine), shards, rank)
+    log.info("%d of %d shards to be made by process %d", len(mine), shards, first)
     text = f"features of {encoder.name}"
-    loaded = track(loader.only(batches), text, len(batches), disable=not progress or rank > 0)
+    loaded = track(loader.only(batches), text, len(batches), disable=not progress or first > 0)
     blocks: list[dict[str, np.ndarray]] = []
     for batch, block in zip(batches, pooled(encoder, loaded, poolings, precision), strict=True):
         blocks.append(block)
         if (batch + 1) % each == 0 or batch + 1 == len(loader):
             write_shard(shard_path(folder, batch // each), blocks, names)
             blocks = []
-    if ranks > 1:
-        distributed.barrier()
+    wait()
 
 
 def begin(folder: Path, manifest: dict) -> None:

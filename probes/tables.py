@@ -24,7 +24,7 @@ from torch import distributed
 
 import jepa
 from jepa.files import atomic_path
-from jepa.ranks import world_size
+from jepa.ranks import rank, wait, world_size
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ def kept(
     try:
         if not there:
             _compute_share(parts, loader, compute)
-            _wait()
-            if _rank() == 0:
+            wait()
+            if rank() == 0:
                 count = len(loader) if numbered else None
                 _put_together(parts, count, folder, manifest, also)
-            _wait()
+            wait()
     finally:
         if not numbered:
             shutil.rmtree(parts, ignore_errors=True)
@@ -117,13 +117,13 @@ def _compute_share(
     compute: Callable[[Iterable, int | None], Iterable[dict[str, np.ndarray]]],
 ) -> None:
     """Every world_size-th batch from the rank on; those that are there are left alone."""
-    rank, ranks = _rank(), world_size()
+    first, ranks = rank(), world_size()
     if isinstance(loader, Numbered):
-        numbers = [n for n in range(rank, len(loader), ranks) if not _part(parts, n).is_file()]
+        numbers = [n for n in range(first, len(loader), ranks) if not _part(parts, n).is_file()]
         blocks = compute(loader.only(numbers), len(numbers))
     else:
-        numbers = itertools.count(rank, ranks)
-        blocks = compute(itertools.islice(loader, rank, None, ranks), None)
+        numbers = itertools.count(first, ranks)
+        blocks = compute(itertools.islice(loader, first, None, ranks), None)
     for number, block in zip(numbers, blocks, strict=False):
         with atomic_path(_part(parts, number)) as path, path.open("wb") as file:
             np.savez(file, **block)  # pyright: ignore[reportArgumentType]: names are no options
@@ -234,15 +234,6 @@ def table_of(columns: dict[str, np.ndarray], manifest: dict) -> FeatureTable:
     labels = np.asarray(columns.pop("labels"))
     rows = np.asarray(columns.pop("rows")) if "rows" in columns else None
     return FeatureTable(columns, labels, manifest, rows)
-
-
-def _rank() -> int:
-    return distributed.get_rank() if world_size() > 1 else 0
-
-
-def _wait() -> None:
-    if world_size() > 1:
-        distributed.barrier()
 
 
 def _as_the_first(said: Said) -> Said:

@@ -84,9 +84,9 @@ def export(
         write_transformers(out, frozen, predictor=predictor_beside(encoder))
         same(read_transformers(out).encoder, frozen)
     elif to == "program":
-        write_program(out / "encoder.pt2", frozen, shape_of(frozen, image_size))
+        write_program(out / "encoder.pt2", frozen, native_shape(frozen, image_size))
     else:
-        path = write_onnx(out / "encoder.onnx", frozen, shape_of(frozen, image_size))
+        path = write_onnx(out / "encoder.onnx", frozen, native_shape(frozen, image_size))
         if to == "int8":
             export_int8(out, path, frozen, data, labelled=labelled, seed=seed)
     if push:
@@ -156,14 +156,6 @@ def predictor_beside(encoder: str) -> Predictor | None:
         return None
     found = load_predictor(encoder)
     return found if isinstance(found, Predictor) else None
-
-
-def shape_of(frozen: FrozenEncoder, image_size: int | None) -> tuple[int, ...]:
-    """Shape of one sample of a graph."""
-    if image_size is None:
-        return native_shape(frozen)
-    frames = getattr(frozen.encoder, "frames", 1)
-    return (frozen.channels, *((frames,) if frames > 1 else ()), image_size, image_size)
 
 
 def same(found: FrozenEncoder, frozen: FrozenEncoder) -> None:

@@ -11,10 +11,9 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from jepa import seeds
 from jepa.files import read_arrays, write_arrays
 
-from ..planning.evaluation import Agent
+from ..planning.evaluation import Agent, played_steps
 from ..planning.hierarchy import HierarchicalAgent
 from . import figures, page
 from .page import Html
@@ -40,47 +39,34 @@ def save_episode(
     """
     kept: dict[str, list[Any]] = {"frames": [], "positions": [], "energies": [], "final": []}
     plans: list[list[np.ndarray]] = [[] for _ in readouts]
-    observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
-    goal, goal_position = observation["desired_goal"][episode], info["goal_position"][episode]
-    agent.reset()
-    for step in range(max_steps):
-        actions = agent.act(observation)
-        if step % agent.repeat == 0:
-            thoughts = [thought for thought in agent.thoughts if thought is not None]
-            kept["frames"].append(observation["observation"][episode])
-            kept["positions"].append(info["position"][episode])
-            kept["energies"].append([float(t.plan.energy[episode]) for t in thoughts])
-            kept["final"].append(bool(thoughts[0].final[episode]))
-            for plan, readout, thought in zip(plans, readouts, thoughts, strict=True):
-                plan.append(readout(thought.imagined["latent"][episode]).numpy())
-        observation, _, terminated, truncated, info = env.step(actions)
-        if terminated[episode] or truncated[episode]:
+    goal: dict[str, np.ndarray] = {}
+    options = {"max_steps": max_steps, "seed": seed, "episode": episode}
+    for step, (observation, info, acted) in enumerate(played_steps(agent, env, **options)):
+        if acted and step % agent.repeat:
+            continue
+        kept["frames"].append(observation["observation"][episode])
+        kept["positions"].append(info["position"][episode])
+        goal = {
+            "goal": observation["desired_goal"][episode],
+            "goal_position": info["goal_position"][episode],
+        }
+        if not acted:
             break
-    kept["frames"].append(observation["observation"][episode])
-    kept["positions"].append(info["position"][episode])
+        thoughts = [thought for thought in agent.thoughts if thought is not None]
+        kept["energies"].append([float(t.plan.energy[episode]) for t in thoughts])
+        kept["final"].append(bool(thoughts[0].final[episode]))
+        for plan, readout, thought in zip(plans, readouts, thoughts, strict=True):
+            plan.append(readout(thought.imagined["latent"][episode]).numpy())
+    way = [info["position"][episode] for _, info, _ in played_steps(flat, env, **options)]
     write_arrays(
         out / EPISODE,
         {
-            "goal": goal,
-            "goal_position": goal_position,
-            "flat_positions": way_of(flat, env, episode, max_steps, seed),
+            **goal,
+            "flat_positions": np.stack(way),
             **{name: np.stack(values) for name, values in kept.items()},
             **{f"plan_{level}": np.stack(plan) for level, plan in enumerate(plans)},
         },
     )
-
-
-def way_of(agent: Agent, env: VectorEnv, episode: int, max_steps: int, seed: int) -> np.ndarray:
-    """Positions [T + 1, 2] of one episode."""
-    observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
-    agent.reset()
-    positions = [info["position"][episode]]
-    for _ in range(max_steps):
-        observation, _, terminated, truncated, info = env.step(agent.act(observation))
-        positions.append(info["position"][episode])
-        if terminated[episode] or truncated[episode]:
-            break
-    return np.stack(positions)
 
 
 def hierarchy_part(run: Path, result: Result) -> Html:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from jepa.checkpoint import FILE, OFFICIAL, read_encoder, save_encoder
+from jepa.checkpoint import FILE, is_official, read_encoder, save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only, sha256, write_json
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
@@ -227,11 +227,6 @@ def load_classifier(folder: str | Path) -> AttentiveHead:
 def described(module: nn.Module) -> str:
     """Its size."""
     return f"{sum(p.numel() for p in module.parameters()) / 1e6:.1f} M parameters"
-
-
-def is_official(source: str | Path) -> bool:
-    """Whether a source is a file as the papers' authors published theirs."""
-    return Path(source).suffix in OFFICIAL and not Path(source).is_dir()
 
 
 def files_of(source: str | Path) -> list[Path]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pytorch_lightning as lightning
 import torch
@@ -32,6 +33,8 @@ from .fit import Hardware
 from .frame_pretraining import FramePretraining
 from .progress import StepProgress
 from .world import stacked
+
+Module = TypeVar("Module", bound=nn.Module)
 
 ORDERS = {1: ResidualMLP, 2: SecondOrder}
 
@@ -169,26 +172,26 @@ def learn_world(
     frames = stacked(data, "observations")
     embedding = new_embedding(out, frames.flatten(0, 1), pretraining, latent, name, seed)
     features = all_features(embedding, frames)
-    weights = out / "embedding.safetensors"
-    if not weights.is_file():
+
+    def learn() -> None:
         learn_jointly(embedding, with_observations(data, features), joint, hardware, title, seed)
-        keep(embedding, weights)
-    load_strictly(embedding, load_file(weights), str(weights))
-    embedding.eval()
+
+    learnt(embedding, out / "embedding.safetensors", learn).eval()
     latents = all_latents(embedding, features)
     model = new_world_model(embedding, latents, data, dynamics, seed)
-    weights = out / "dynamics.safetensors"
-    if not weights.is_file():
-        learn_dynamics(model, latents, data, dynamics, hardware, title, seed)
-        keep(model.dynamics, weights)
-    load_strictly(model.dynamics, load_file(weights), str(weights))
+    again = partial(learn_dynamics, model, latents, data, dynamics, hardware, title, seed)
+    learnt(model.dynamics, out / "dynamics.safetensors", again)
     return model, latents
 
 
-def keep(module: nn.Module, path: Path) -> None:
-    """Its weights as a file, whole or not there."""
-    with atomic_path(path) as temporary:
-        save_file(module.state_dict(), temporary)
+def learnt(module: Module, path: Path, learn: Callable[[], object]) -> Module:
+    """The module with the weights of a file, which it learns and writes where there is none."""
+    if not path.is_file():
+        learn()
+        with atomic_path(path) as temporary:
+            save_file(module.state_dict(), temporary)
+    load_strictly(module, load_file(path), str(path))
+    return module
 
 
 def new_world_model(
@@ -243,16 +246,15 @@ def learn_reward(
     scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
     with seeds.weights(seed, "reward"):
         head = RewardHead(scales, mean=paid.mean(), std=paid.std(), hidden=reward.hidden)
-    weights = out / "reward.safetensors"
-    if not weights.is_file():
+
+    def learn() -> None:
         names = ("observations", "actions", "rewards")
         windows = Windows(with_observations(data, latents), length=1, names=names)
         loader = window_loader(windows, batch_size=reward.batch_size, seed=seed)
         training = RewardTraining(head, learning_rate=reward.learning_rate)
         trainer(reward.steps, hardware, f"rewards of {title}").fit(training, loader)
-        keep(head, weights)
-    load_strictly(head, load_file(weights), str(weights))
-    return head
+
+    return learnt(head, out / "reward.safetensors", learn)
 
 
 def all_features(

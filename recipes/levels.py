@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from jepa import seeds
-from jepa.keys import load_strictly
 
 from ..datasets.trajectories import EpisodeArrays, Trajectories
 from ..datasets.windows import Windows, window_loader
@@ -22,7 +21,7 @@ from ..planning.icem import ICEM
 from ..planning.joint import PLDM, Terms
 from ..planning.levels import LatentEmbedding, LevelTraining, MacroEncoder, SameLatent
 from .fit import Hardware
-from .latent import action_scale, keep, trainer
+from .latent import action_scale, learnt, trainer
 from .world import stacked
 
 
@@ -109,23 +108,20 @@ def learn_level(
         loader = window_loader(windows, batch_size=upper.batch_size, seed=seed)
         trainer(upper.steps, hardware, f"{title} of level {number}").fit(training, loader)
 
-    path = out / f"{name}_embedding.safetensors"
+    def learn_latent(embedding: LatentEmbedding) -> None:
+        terms = upper.terms(embedding.size, ones)
+        train(*parts(torch.ones(embedding.size), "embedding"), terms, "latents")
+        own = latents_of_episodes(embedding, latents)
+        embedding.measure_in((own[:, upper.stride :] - own[:, : -upper.stride]).flatten(0, 1))
+
     if isinstance(embedding, LatentEmbedding):
-        if not path.is_file():
-            terms = upper.terms(embedding.size, ones)
-            train(*parts(torch.ones(embedding.size), "embedding"), terms, "latents")
-            own = latents_of_episodes(embedding, latents)
-            embedding.measure_in((own[:, upper.stride :] - own[:, : -upper.stride]).flatten(0, 1))
-            keep(embedding, path)
-        load_strictly(embedding, load_file(path), str(path))
+        learn = partial(learn_latent, embedding)
+        learnt(embedding, out / f"{name}_embedding.safetensors", learn)
     embedding.requires_grad_(False)
     own = latents_of_episodes(embedding, latents)
     dynamics, macro = parts(own.flatten(0, 1).std(dim=0), "dynamics")
-    path, kept = out / f"{name}.safetensors", nn.ModuleList([dynamics, macro])
-    if not path.is_file():
-        train(dynamics, macro, None, "dynamics")
-        keep(kept, path)
-    load_strictly(kept, load_file(path), str(path))
+    learn = partial(train, dynamics, macro, None, "dynamics")
+    learnt(nn.ModuleList([dynamics, macro]), out / f"{name}.safetensors", learn)
     return LatentWorldModel(embedding=embedding, dynamics=dynamics), macro
 
 

@@ -10,12 +10,12 @@ import pytest
 os.environ.setdefault("MUJOCO_GL", "egl")
 pytest.importorskip("dm_control", reason="needs pip install 'jepa-toolkit[dm-control]'")
 
-from dm_control import suite
-
 from jepa.planning.dm_control_tasks import DmReacher
 
 
 def test_steps_and_rewards_are_the_suites():
+    from dm_control import suite  # not before all else: its drawing library and triton's clash
+
     simulator, random = DmReacher(max_steps=50), np.random.default_rng(3)
     theirs = suite.load("reacher", "easy", task_kwargs={"random": 0})
     theirs.reset()
