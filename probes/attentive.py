@@ -1,6 +1,6 @@
-"""The attentive head: a learnt query looks at all tokens; V-JEPA 1's and V-JEPA 2's.
+"""The attentive head: learnt queries look at all tokens; V-JEPA 1's and V-JEPA 2's.
 
-A single query never needs the keys and values of every token. With normalised tokens x_n, a
+A query never needs the keys and values of every token. With normalised tokens x_n, a
 head's score is q . (W x_n + b) = (W^T q) . x_n + constant, and the softmax ignores the constant;
 its value is W' (sum_n a_n x_n) + b', since the weights a_n sum to one. So an attention head is one
 *direction* W^T q in token space, and the work per token falls from 2 D^2 to 2 D multiplications
@@ -9,7 +9,8 @@ per attention head. The outputs are those of the published classifiers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,7 @@ _EPS = 1e-5  # of every norm in the published classifiers; the encoders have 1e-
 
 
 class CrossAttention(nn.Module):
-    """Parameters of the attention of one query, under their published names.
+    """Parameters of the attention of queries, under their published names.
 
     There is no projection of the output: V-JEPA 1 has one in its files and never applies it.
     """
@@ -34,21 +35,22 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
 
-    def directions(self, query: Float[Tensor, "1 1 D"]) -> Float[Tensor, "heads D"]:
-        """Where in token space each attention head looks: W_k^T q / sqrt(d)."""
-        q = self.q(query).unflatten(-1, (self.heads, -1))[0, 0]
+    def directions(self, query: Float[Tensor, "1 Q D"]) -> Float[Tensor, "L D"]:
+        """Where in token space each attention head of each query looks: W_k^T q / sqrt(d)."""
+        q = self.q(query).unflatten(-1, (self.heads, -1))[0]
         keys = self.kv.weight.chunk(2)[0].unflatten(0, (self.heads, -1))
-        return torch.einsum("hd,hdD->hD", q, keys) * q.shape[-1] ** -0.5
+        return torch.einsum("qhd,hdD->qhD", q, keys).flatten(0, 1) * q.shape[-1] ** -0.5
 
-    def values(self, seen: Float[Tensor, "B heads D"]) -> Float[Tensor, "B 1 D"]:
-        """The values of what each attention head saw, side by side."""
+    def values(self, seen: Float[Tensor, "B L D"]) -> Float[Tensor, "B Q D"]:
+        """The values of what each attention head saw, those of a query side by side."""
         weights = self.kv.weight.chunk(2)[1].unflatten(0, (self.heads, -1))
-        values = torch.einsum("bhD,hdD->bhd", seen, weights).flatten(1)
-        return (values + self.kv.bias.chunk(2)[1])[:, None]
+        seen = seen.unflatten(1, (-1, self.heads))
+        values = torch.einsum("bqhD,hdD->bqhd", seen, weights).flatten(2)
+        return values + self.kv.bias.chunk(2)[1]
 
 
 class CrossAttentionBlock(nn.Module):
-    """The query, plus what it sees, plus an MLP. Tokens are normalised, the query is not."""
+    """The queries, plus what they see, plus an MLP. Tokens are normalised, queries are not."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -57,33 +59,34 @@ class CrossAttentionBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=_EPS)
         self.mlp = Mlp(dim, 4 * dim)
 
-    def directions(self, query: Float[Tensor, "1 1 D"]) -> Float[Tensor, "heads D"]:
+    def directions(self, query: Float[Tensor, "1 Q D"]) -> Float[Tensor, "L D"]:
         """As the attention's, for tokens that `normalised` gives: the norm's gain is folded in."""
         return self.xattn.directions(query) * self.norm1.weight
 
     def finish(
-        self, query: Float[Tensor, "1 1 D"], seen: Float[Tensor, "B heads D"]
-    ) -> Float[Tensor, "B D"]:
-        """From the weighted mean of the normalised tokens to the pooled vector."""
+        self, query: Float[Tensor, "1 Q D"], seen: Float[Tensor, "B L D"]
+    ) -> Float[Tensor, "B Q D"]:
+        """From weighted means of the normalised tokens to the pooled vectors."""
         pooled = query + self.xattn.values(seen * self.norm1.weight + self.norm1.bias)
-        return (pooled + self.mlp(self.norm2(pooled)))[:, 0]
+        return pooled + self.mlp(self.norm2(pooled))
 
 
 class AttentivePooler(nn.Module):
-    """Tokens to one vector: `depth - 1` self-attention blocks over all tokens, then the query.
+    """Tokens to a vector a query: `depth - 1` self-attention blocks over all tokens, then the
+    queries. There are L = Q * heads directions in which they look.
 
     Depth 1 is V-JEPA 1's pooler (Bardes et al. 2024, arXiv:2404.08471), depth 4 V-JEPA 2's
     (Assran et al. 2025, arXiv:2506.09985).
     """
 
-    def __init__(self, dim: int, *, heads: int, depth: int) -> None:
+    def __init__(self, dim: int, *, heads: int, depth: int, queries: int = 1) -> None:
         super().__init__()
         if dim % heads or depth < 1:
             raise ValueError(
                 f"expected a depth of at least 1 and heads that divide the width {dim}; "
                 f"got depth={depth}, heads={heads}"
             )
-        self.query_tokens = nn.Parameter(torch.empty(1, 1, dim))
+        self.query_tokens = nn.Parameter(torch.empty(1, queries, dim))
         self.cross_attention_block = CrossAttentionBlock(dim, heads)
         if depth > 1:
             self.blocks = transformer_blocks(dim, depth - 1, heads, mlp_ratio=4.0)
@@ -92,15 +95,15 @@ class AttentivePooler(nn.Module):
                     part.eps = _EPS
         self.depth = depth
 
-    def directions(self) -> Float[Tensor, "heads D"]:
+    def directions(self) -> Float[Tensor, "L D"]:
         """Where each attention head looks, among normalised tokens."""
         return self.cross_attention_block.directions(self.query_tokens)
 
-    def finish(self, seen: Float[Tensor, "B heads D"]) -> Float[Tensor, "B D"]:
-        """The pooled vector, from what each attention head saw."""
+    def finish(self, seen: Float[Tensor, "B L D"]) -> Float[Tensor, "B Q D"]:
+        """The pooled vectors, from what each attention head saw."""
         return self.cross_attention_block.finish(self.query_tokens, seen)
 
-    def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B D"]:
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B Q D"]:
         for block in self.blocks if self.depth > 1 else ():
             tokens = block(tokens)
         return self.finish(look(normalised(tokens), self.directions()))
@@ -121,12 +124,48 @@ class AttentiveHead(nn.Module):
         self.config = dict(dim=dim, outputs=outputs, heads=heads, depth=depth)
         self.pooler = AttentivePooler(dim, heads=heads, depth=depth)
         self.linear = nn.Linear(dim, outputs)
-        init_transformer(self, self.pooler.blocks if depth > 1 else nn.ModuleList())
-        nn.init.trunc_normal_(self.pooler.query_tokens, std=0.02)
+        _init_head(self, self.pooler)
 
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B outputs"]:
         """Logits, or regressed numbers, for any number of tokens."""
-        return self.linear(self.pooler(tokens))
+        return self.linear(self.pooler(tokens)[:, 0])
+
+
+class AnticipationHead(nn.Module):
+    """A query and a linear layer for each of several questions, such as verb, noun and action.
+
+    It is V-JEPA 2's classifier of EPIC-KITCHENS-100, with its parameter names; there the tokens
+    are the encoder's and, after them, the predictor's of the time one second ahead
+    (arXiv:2506.09985, section 6).
+
+    Args:
+        dim: width D of the tokens.
+        outputs: question -> classes, in the order of the queries.
+        heads: attention heads; must divide `dim`.
+        depth: see AttentivePooler.
+    """
+
+    def __init__(self, dim: int, outputs: Mapping[str, int], *, heads: int, depth: int = 4) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = dict(dim=dim, outputs=dict(outputs), heads=heads, depth=depth)
+        self.pooler = AttentivePooler(dim, heads=heads, depth=depth, queries=len(outputs))
+        for question, classes in outputs.items():
+            self.add_module(f"{question}_classifier", nn.Linear(dim, classes))
+        _init_head(self, self.pooler)
+
+    def forward(self, tokens: Float[Tensor, "B N D"]) -> dict[str, Float[Tensor, "B classes"]]:
+        """Logits for each question."""
+        return {
+            question: self.get_submodule(f"{question}_classifier")(pooled)
+            for question, pooled in zip(
+                self.config["outputs"], self.pooler(tokens).unbind(1), strict=True
+            )
+        }
+
+
+def _init_head(head: nn.Module, pooler: AttentivePooler) -> None:
+    init_transformer(head, pooler.blocks if pooler.depth > 1 else nn.ModuleList())
+    nn.init.trunc_normal_(pooler.query_tokens, std=0.02)
 
 
 def normalised(tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
@@ -154,4 +193,5 @@ def read(
     directions = [head.pooler.directions() for head in shallow]
     seen = look(normalised(tokens), torch.cat(directions))
     parts = seen.split([len(d) for d in directions], dim=1)
-    return [head.linear(head.pooler.finish(p)) for head, p in zip(shallow, parts, strict=True)]
+    pooled = [head.pooler.finish(p)[:, 0] for head, p in zip(shallow, parts, strict=True)]
+    return [head.linear(vector) for head, vector in zip(shallow, pooled, strict=True)]

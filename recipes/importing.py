@@ -30,9 +30,10 @@ from jepa.predictor import Predictor
 
 from ..planning.ac_official import official_ac
 from ..planning.ac_predictor import ActionConditionedPredictor
-from ..probes.attentive import AttentiveHead
+from ..probes.attentive import AnticipationHead, AttentiveHead
 from ..probes.attentive_official import official_classifier
 
+CLASSIFIERS = {"classifier": AttentiveHead, "anticipation-classifier": AnticipationHead}
 PREDICTORS = {"predictor": Predictor, "ac-predictor": ActionConditionedPredictor}
 
 
@@ -49,7 +50,7 @@ class Imported:
 
     encoder: FrozenEncoder | None
     predictor: nn.Module | None
-    classifier: AttentiveHead | None
+    classifier: AttentiveHead | AnticipationHead | None
     table: KeyTable
     files: dict[str, str]
 
@@ -202,26 +203,35 @@ def write_parts(out: Path, found: Imported, about: Mapping[str, Any]) -> dict[st
         kind = "our encoder" if isinstance(frozen.encoder, VisionTransformer) else "a timm model"
         parts[FILE] = f"{kind}, {described(frozen.encoder)}, fingerprint {frozen.fingerprint()}"
     if (predictor := found.predictor) is not None:
-        kind = next(k for k, made in PREDICTORS.items() if type(predictor) is made)
+        kind = kind_among(PREDICTORS, predictor)
         save_part(out / "predictor.safetensors", kind, predictor, about)
         parts["predictor.safetensors"] = f"{kind}, {described(predictor)}"
     if (head := found.classifier) is not None:
-        save_part(out / "classifier.safetensors", "classifier", head, about)
-        parts["classifier.safetensors"] = f"attentive classifier, {described(head)}"
+        kind = kind_among(CLASSIFIERS, head)
+        save_part(out / "classifier.safetensors", kind, head, about)
+        parts["classifier.safetensors"] = f"attentive {kind}, {described(head)}"
     return parts
+
+
+def kind_among(kinds: Mapping[str, type[nn.Module]], part: nn.Module) -> str:
+    """What a part is called in its file."""
+    return next(kind for kind, made in kinds.items() if type(part) is made)
 
 
 def load_predictor(folder: str | Path) -> Predictor | ActionConditionedPredictor:
     """The predictor of a folder that `jepa import` has written."""
-    path = Path(folder) / "predictor.safetensors"
-    kind = part_kind(path, PREDICTORS)
-    return load_part(path, kind, lambda h: PREDICTORS[kind](**arguments(h["config"])))[0]
+    return load_any(Path(folder) / "predictor.safetensors", PREDICTORS)
 
 
-def load_classifier(folder: str | Path) -> AttentiveHead:
+def load_classifier(folder: str | Path) -> AttentiveHead | AnticipationHead:
     """The attentive classifier of a folder that `jepa import` has written."""
-    path = Path(folder) / "classifier.safetensors"
-    return load_part(path, "classifier", lambda h: AttentiveHead(**arguments(h["config"])))[0]
+    return load_any(Path(folder) / "classifier.safetensors", CLASSIFIERS)
+
+
+def load_any(path: Path, kinds: Mapping[str, type[Any]]) -> Any:
+    """The part in a file, which tells of which of these kinds it is."""
+    kind = part_kind(path, kinds)
+    return load_part(path, kind, lambda header: kinds[kind](**arguments(header["config"])))[0]
 
 
 def described(module: nn.Module) -> str:

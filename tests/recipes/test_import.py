@@ -334,12 +334,55 @@ def test_a_timm_model_by_name_and_by_its_bare_weights(tmp_path):
         close(frozen(pixels), model.eval().forward_features(frozen.normalize(pixels))[:, 1:])
 
 
-def test_a_classifier_of_three_queries_is_told_apart(tmp_path):
-    def change(part, _):
-        part["module.verb_classifier.weight"] = torch.ones(3, 64)
+def of_epic_kitchens(tmp_path, questions):
+    """V-JEPA 2's classifier with a query and a linear layer for each question, and the heads of
+    one query, equal to the reference's, that it is made of."""
+    part = torch.load(FIXTURES / "vjepa2_classifier.pt", weights_only=True)["classifiers"][0]
+    random = torch.Generator().manual_seed(0)
+    query, linear = "module.pooler.query_tokens", "module.linear."
+    heads, together = {}, {k: v for k, v in part.items() if linear not in k}
+    for number, question in enumerate(questions):
+        own = {query: torch.randn(1, 1, 64, generator=random)}
+        own[linear + "weight"] = torch.randn(3 + number, 64, generator=random)
+        own[linear + "bias"] = torch.randn(3 + number, generator=random)
+        torch.save({"classifiers": [part | own]}, tmp_path / "one.pt")
+        heads[question] = import_weights(tmp_path / "one.pt", heads=2).classifier
+        before = together[query] if number else torch.empty(1, 0, 64)
+        together[query] = torch.cat([before, own[query]], dim=1)
+        for kind in ("weight", "bias"):
+            together[f"module.{question}_classifier.{kind}"] = own[linear + kind]
+    torch.save({"classifiers": [together]}, tmp_path / "kitchen.pt")
+    return tmp_path / "kitchen.pt", heads
 
-    with pytest.raises(ValueError, match="three queries"):
-        import_weights(changed("vjepa2_classifier", tmp_path, change), heads=2)
+
+@pytest.mark.parametrize("questions", [("verb", "noun", "action"), ("action",)])
+@torch.no_grad()
+def test_a_classifier_of_several_queries_is_as_many_of_one(questions, tmp_path):
+    path, heads = of_epic_kitchens(tmp_path, questions)
+    tokens = load_file(FIXTURES / "vjepa2_io.safetensors")["encoder_full"]
+    assert main(["import", str(path), "--heads=2", f"--out={tmp_path / 'out'}"]) == 0
+    for found in (import_weights(path, heads=2).classifier, load_classifier(tmp_path / "out")):
+        said = found(tokens)
+        assert list(said) == list(questions)
+        for question, head in heads.items():
+            close(said[question], head(tokens))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"module.noun_classifier.weight": None}, r"missing 'noun_classifier\.weight'"),
+        ({"module.pooler.query_tokens": torch.ones(1, 2, 64)}, r"is \(1, 2, 64\), expected \(1, 3"),
+        ({"module.linear.bias": torch.ones(3)}, r"unexpected 'linear\.bias'"),
+    ],
+)
+def test_damaged_classifiers_of_several_queries_are_refused(damage, message, tmp_path):
+    path, _ = of_epic_kitchens(tmp_path, ("verb", "noun", "action"))
+    checkpoint = torch.load(path, weights_only=True)
+    kept = (checkpoint["classifiers"][0] | damage).items()
+    torch.save({"classifiers": [{k: v for k, v in kept if v is not None}]}, path)
+    with pytest.raises(ValueError, match=message):
+        import_weights(path, heads=2)
 
 
 def test_vjepa_2_1_is_told_apart(tmp_path):
