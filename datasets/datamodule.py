@@ -205,8 +205,23 @@ class DataModule(LightningDataModule, Generic[Source]):
         """Open the set: wrong sources and unreadable sets fail before the first step."""
         self.images("train")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to know: which samples the order is an order of."""
+        images = self.images("train")
+        return {"samples": len(images), "fingerprint": images.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raises ValueError if the samples are no longer those that the run began with."""
+        if state_dict != (now := self.state_dict()):
+            raise ValueError(
+                f"{self.source} has changed since the run began: {state_dict['samples']} samples "
+                f"of fingerprint {state_dict['fingerprint']} then, {now['samples']} of "
+                f"{now['fingerprint']} now. Bring them back to go on with the run, or begin "
+                "another from its weights with --init_from"
+            )
+
     def train_dataloader(self) -> TrainLoader:
-        """The loader that goes on at the trainer's step: nothing is kept in a checkpoint."""
+        """The loader that goes on at the trainer's step, which is all that it needs to know."""
         trainer = self.trainer
         if trainer is None:
             raise RuntimeError("train_dataloader needs a trainer; without one use train_loader")

@@ -12,6 +12,8 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from jepa.files import atomic_path
+
 
 def read_metrics(path: str | Path) -> list[dict[str, int | float]]:
     """The rows of a file, oldest first; a last row cut short by a kill is left out."""
@@ -36,8 +38,12 @@ class MetricsLog(Logger):
         self.path = Path(path)
         kept = [r for r in read_metrics(path) if r["step"] < start_step] if start_step else []
         self._began = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._start_file("".join(json.dumps(row) + "\n" for row in kept))
+
+    @rank_zero_only
+    def _start_file(self, rows: str) -> None:
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(rows)
 
     @property
     def name(self) -> str:

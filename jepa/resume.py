@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from jepa.files import atomic_path, load_tensors_only
+from jepa.guard import NonFiniteError
 
 logger = logging.getLogger(__name__)
+
+AGREEMENT = 10  # batches after which several ranks ask one another whether to stop
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -23,9 +30,19 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write to a neighbour, then rename: the previous checkpoint survives a failure."""
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+        """Write to a neighbour, then rename: the previous checkpoint survives a failure.
+
+        Raises OSError, which says what is free.
+        """
+        try:
+            with atomic_path(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except (RuntimeError, OSError) as error:  # torch's writer raises the former
+            free = shutil.disk_usage(Path(path).parent).free >> 20
+            raise OSError(
+                f"cannot write {path}, with {free} MiB free on its disk: {error}. The file that "
+                "was there before is kept"
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -38,7 +55,10 @@ class ResumePoint(Callback):
     """Saves `path` every `every_n_steps` optimiser steps, at the end, and when told to stop.
 
     The first SIGTERM or Ctrl-C lets the running step finish, saves, and ends training with
-    `interrupted` set; a second Ctrl-C interrupts at once.
+    `interrupted` set; a second Ctrl-C interrupts at once. In a job of SLURM, SIGUSR1 does so too,
+    and has the job queued again. Several ranks stop together, at most `AGREEMENT` batches later.
+
+    Weights that are NaN or infinite are not saved: NonFiniteError, and the file before is kept.
     """
 
     def __init__(self, path: str | Path, *, every_n_steps: int) -> None:
@@ -50,7 +70,11 @@ class ResumePoint(Callback):
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        if trainer.is_global_zero:  # what kills in the middle of writing have left
+            for part in self.path.parent.glob(".*.part"):
+                part.unlink(missing_ok=True)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        for number in [*numbers, signal.SIGUSR1] if SLURMEnvironment.detect() else numbers:
             self._previous_handlers[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -67,15 +91,40 @@ class ResumePoint(Callback):
         batch_idx: int,
     ) -> None:
         step, last = trainer.global_step, trainer.global_step >= trainer.max_steps
-        due = last or self.interrupted is not None or step % self.every_n_steps == 0
+        stop = self._agreed(trainer, batch_idx)
+        due = last or stop or step % self.every_n_steps == 0
         if due and step != self._saved_step:
-            trainer.save_checkpoint(self.path)
-            self._saved_step = step
-        if self.interrupted is not None and not last:
+            self._save(trainer, pl_module)
+        if stop and not last:
             trainer.should_stop = True
+
+    def _agreed(self, trainer: Trainer, batch_idx: int) -> bool:
+        """Whether any rank was told to stop; then `interrupted` is set on all of them."""
+        if trainer.world_size > 1:
+            if (batch_idx + 1) % AGREEMENT:
+                return False
+            told = torch.tensor(float(self.interrupted or 0), device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(told, reduce_op="max").item())
+            self.interrupted = signal.Signals(number) if number else None
+        return self.interrupted is not None
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        unsound = [name for name, p in pl_module.named_parameters() if not p.isfinite().all()]
+        if unsound:
+            raise NonFiniteError(
+                f"at step {step} there is NaN or infinity in {len(unsound)} weights, of which "
+                f"{unsound[0]} is the first; the last sound step is kept in {self.path}. A lower "
+                "learning rate, a longer warm-up or gradient clipping may help"
+            )
+        trainer.save_checkpoint(self.path)
+        self._saved_step = step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
+        unfinished = trainer.global_step < trainer.max_steps
+        if self.interrupted == signal.SIGUSR1 and unfinished and trainer.is_global_zero:
+            requeue()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -86,3 +135,13 @@ class ResumePoint(Callback):
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._previous_handlers.clear()
+
+
+def requeue() -> None:
+    """Has SLURM run this job again, from its beginning."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    logger.warning("queueing job %s again", job)
+    asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    if asked.returncode:
+        logger.error("job %s was not queued again: %s", job, asked.stderr.strip())

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from jepa import seeds
 from jepa.frozen import Normalize
+from jepa.guard import Guard
 from jepa.masks import MaskSampler
 from jepa.model import JEPA
 from jepa.objective import Objective, Output
+from jepa.ranks import world_size
 from jepa.schedules import cosine, linear, warmup_cosine
 from jepa.shapes import Masks
 from jepa.supervised import Supervised
@@ -33,6 +35,7 @@ class Optimisation:
         betas: of AdamW.
         momentum: (start, end) of the target's momentum, on a line (Assran et al. 2023).
         gradient_clip: largest gradient norm; None clips nothing.
+        most_not_finite: batches whose loss may be NaN or infinite; they are kept and passed over.
     """
 
     steps: int
@@ -44,6 +47,7 @@ class Optimisation:
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: tuple[float, float] = (0.996, 1.0)
     gradient_clip: float | None = None
+    most_not_finite: int = 10
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not 0 <= self.warmup_steps <= self.steps:
@@ -99,6 +103,7 @@ class Pretraining(LightningModule):
         normalize: pixels to what the encoder sees, on the device.
         optimisation: step sizes and schedules.
         seed: of the masks, or of what else is drawn at each step.
+        guard: against losses that are no numbers; None: they are learnt from like any others.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class Pretraining(LightningModule):
         normalize: Normalize,
         optimisation: Optimisation,
         seed: int = 0,
+        guard: Guard | None = None,
     ) -> None:
         super().__init__()
         if isinstance(model, JEPA) != (masks is not None):
@@ -117,16 +123,21 @@ class Pretraining(LightningModule):
                 f"and masks {masks}"
             )
         self.model, self.masks, self.normalize = model, masks, normalize
-        self.optimisation, self.seed = optimisation, seed
+        self.optimisation, self.seed, self.guard = optimisation, seed, guard
         self._micro_batch = 0  # since the last optimiser step, with gradient accumulation
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """One batch: {"loss", "context"}, and "target" where there is one; these two detached."""
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """One batch: {"loss", "context"}, and "target" where there is one; these two detached.
+        None where the guard has it passed over."""
         output = self.outcome(batch)
-        loss = torch.stack(list(output.losses.values())).sum()
-        self.log_dict({f"loss/{name}": value.detach() for name, value in output.losses.items()})
-        self.log("loss", loss.detach())
         self._micro_batch += 1
+        losses = {name: value.detach() for name, value in output.losses.items()}
+        loss = torch.stack(list(output.losses.values())).sum()
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()})
+        self.log("loss", loss.detach())
+        place = {"step": self.global_step, "rank": self.global_rank}
+        if self.guard is not None and not self.guard.passes(losses, batch, **place):
+            return None
         target = {} if output.target is None else {"target": output.target}
         return {"loss": loss, "context": output.context.detach()} | target
 
@@ -143,15 +154,14 @@ class Pretraining(LightningModule):
         return self.model(views, seeds.generator(self.seed, "step", *step, device=views.device))
 
     def draw_masks(self, images: Tensor) -> Masks | tuple[Masks, ...]:
-        """Masks of the present step for normalised images [B, C, H, W] or clips [B, C, T, H, W]."""
-        generator = seeds.generator(
-            self.seed,
-            "masks",
-            self.global_step,
-            self._micro_batch,
-            self.global_rank,
-            device=images.device,
-        )
+        """Masks of the present step for normalised images [B, C, H, W] or clips [B, C, T, H, W].
+
+        The k batches of a step have the same masks whether k ranks have one each, or one process
+        accumulates gradients over k.
+        """
+        part = self._micro_batch * world_size() + self.global_rank
+        name = (self.seed, "masks", self.global_step, part, 0)
+        generator = seeds.generator(*name, device=images.device)
         assert self.masks is not None
         return self.masks.sample(self.model.encoder.grid(images), len(images), generator)
 

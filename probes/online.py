@@ -93,7 +93,7 @@ class OnlineProbes(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Every `every_n_steps` optimiser steps; once a step under gradient accumulation."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and outputs:
             self._losses.append(outputs["loss"].detach())
         if trainer.global_step % self.every_n_steps == 0:
             self._evaluate(trainer, pl_module)

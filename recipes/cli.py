@@ -16,6 +16,7 @@ from .control import control
 from .demo import demo
 from .exporting import export
 from .fetch import fetch
+from .fit import StoppedError
 from .hierarchy import hierarchy
 from .importing import import_
 from .models import models
@@ -55,13 +56,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
-EXPECTED = (
-    ValueError,
-    FileNotFoundError,
-    FileExistsError,
-    NotADirectoryError,
-    ModuleNotFoundError,
-)
+EXPECTED = (ValueError, OSError, ModuleNotFoundError, StoppedError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

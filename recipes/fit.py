@@ -17,6 +17,7 @@ from jepa.dense import Dense, DenseJEPA
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
+from jepa.guard import Guard, NonFiniteError
 from jepa.joint import JointEmbedding
 from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MaskSampler
@@ -32,6 +33,7 @@ from jepa.watch import CollapseWatch
 
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
+from ..datasets.reading import TooManyUnreadableError
 from .folder import LAST
 from .progress import StepProgress
 
@@ -99,6 +101,10 @@ class EarlierStage(Callback):
         trainer.optimizers[0].load_state_dict(checkpoint["optimizer_states"][0])
 
 
+class StoppedError(RuntimeError):
+    """A run could not go on, for a cause outside of its code; it can be resumed."""
+
+
 class Interrupted(SystemExit):
     """The run was told to stop; it has been saved."""
 
@@ -133,7 +139,9 @@ def fit(
     `student.safetensors` and `metrics.jsonl`. Returns that frozen encoder, and the model as
     trained.
 
-    Raises Interrupted, after saving, when told to stop.
+    Raises Interrupted, after saving, when told to stop; StoppedError, with the cause, when the
+    disk is full, losses or weights are not finite, a process that reads data was killed, or too
+    many samples are unreadable.
     """
     if encoder.channels != data.channels:
         raise ValueError(
@@ -146,7 +154,12 @@ def fit(
     model = built(encoder, predictor, objective, distance, regulariser, dense)
     check_batches(data, model)
     module = Pretraining(
-        model=model, masks=masks, normalize=normalize, optimisation=optimisation, seed=seed
+        model=model,
+        masks=masks,
+        normalize=normalize,
+        optimisation=optimisation,
+        seed=seed,
+        guard=Guard(out / "not_finite", most=optimisation.most_not_finite),
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(hardware.threads or threads)
@@ -178,8 +191,17 @@ def fit(
         use_distributed_sampler=False,
         default_root_dir=out,
     )
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    torch.set_num_threads(threads)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        if (cause := cause_outside(error)) is None:
+            raise
+        raise StoppedError(
+            f"stopped at step {trainer.global_step} of {optimisation.steps}: {cause}\nWhen that is "
+            f"mended, go on with: jepa pretrain --out {out} --resume"
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
     if point.interrupted is not None and trainer.global_step < optimisation.steps:
         print(
             f"\nStopped by {point.interrupted.name} and saved at step {trainer.global_step} of "
@@ -192,6 +214,18 @@ def fit(
     frozen = FrozenEncoder(best, name=name, **pixels)
     save_encoder(out / "encoder.safetensors", frozen)
     return frozen, model
+
+
+def cause_outside(error: OSError | RuntimeError) -> str | None:
+    """What happened, if it is nothing that a traceback would explain."""
+    if isinstance(error, OSError | NonFiniteError | TooManyUnreadableError):
+        return str(error)
+    if "DataLoader worker" in str(error):
+        return (
+            f"a process that reads data has died ({str(error).splitlines()[0]}). The system kills "
+            "such processes when memory is short: fewer of them need less, --data.workers=1"
+        )
+    return None
 
 
 def built(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -26,8 +27,12 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
             tell what run it holds.
         ValueError: a resumed run has another configuration than it began with, or the disk
             is full.
+        OSError: the folder cannot be made or written in.
     """
-    occupied = out.is_dir() and any(path.name != CONFIG for path in out.iterdir())
+    with told_where(out):
+        out.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.name != CONFIG for path in out.iterdir())
+        free = shutil.disk_usage(out).free
     if occupied and not resume and not grows:
         raise FileExistsError(
             f"{out} is not empty. To go on with that run: --resume; for a new one: another --out"
@@ -48,12 +53,19 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
                 f"the run in {out} began otherwise: {'; '.join(changed)}. Resume it "
                 "as it was (--resume alone reads its own), or begin a new one with --init_from"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(out).free
     if free < LEAST_FREE_BYTES:
         raise ValueError(f"only {free >> 20} MiB free for {out}; need {LEAST_FREE_BYTES >> 20} MiB")
-    with atomic_path(out / CONFIG) as temporary:
+    with told_where(out), atomic_path(out / CONFIG) as temporary:
         temporary.write_text(config)
+
+
+@contextmanager
+def told_where(out: Path) -> Iterator[None]:
+    """What the system refuses in the folder of a run is said so that it can be mended."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write in {out}: {error.strerror}. Give another --out") from error
 
 
 def stored_config(arguments: Sequence[str]) -> list[str]:

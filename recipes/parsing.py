@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import io
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from jsonargparse import ArgumentParser
+from pytorch_lightning.utilities import rank_zero_only
 
 from jepa import seeds
 
@@ -22,21 +25,27 @@ GROWING = ("compare", "features")  # commands that know what each part is of, an
 
 
 def run(command: Callable[..., Any], arguments: list[str]) -> int:
-    """Parse, build the parts under the run's seed, claim the output folder, go."""
+    """Parse, build the parts under the run's seed, claim the output folder, go.
+
+    Where several processes run one command, the first claims the folder, and alone prints.
+    """
     parser = parser_of(command)
     if "--resume" in arguments and not any(a.startswith("--config") for a in arguments):
         arguments = [*stored_config(arguments), *arguments]
     hints = typing.get_type_hints(command)
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     config = parser.parse_args([f"{a}=true" if a in flags else a for a in arguments])
-    if "out" in config:
+    first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]: Lightning's
+    if "out" in config and first:
         shown = parser.dump(config, skip_unset=False)
         grows = command.__name__ in GROWING
         claim(Path(config.out), resume=config.get("resume", False), grows=grows, config=shown)
     torch.manual_seed(seeds.derive(config.get("seed", 0), "init"))
     built = parser.instantiate(config)
     built.pop("config", None)
-    return int(command(**built.as_dict() if hasattr(built, "as_dict") else built) or 0)
+    parts = built.as_dict() if hasattr(built, "as_dict") else built
+    with nullcontext() if first else redirect_stdout(io.StringIO()):
+        return int(command(**parts) or 0)
 
 
 def summary(command: Callable[..., Any]) -> str:

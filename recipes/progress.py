@@ -39,7 +39,9 @@ class StepProgress(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if self.bar is not None and self.bar.update(trainer.global_step - self.bar.n):
+        if self.bar is None:
+            return
+        if self.bar.update(trainer.global_step - self.bar.n) and outputs:
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
             self.bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
 

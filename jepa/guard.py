@@ -1,0 +1,62 @@
+"""Batches whose loss is no number: kept for inspection, and passed over; too many end a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from jepa.files import write_safetensors
+from jepa.ranks import world_size
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteError(RuntimeError):
+    """Losses or weights are NaN or infinite, and going on would be of no use."""
+
+
+class Guard:
+    """Lets no loss that is NaN or infinite into the weights.
+
+    Whether a step is passed over depends on the step alone, so a resumed run passes over the same.
+    Of several ranks all pass over it.
+
+    Args:
+        folder: gets `step_12_rank_0.safetensors` for each such batch: its tensors and losses.
+        most: such batches over the whole run, those before a resume too; one more ends it.
+    """
+
+    def __init__(self, folder: str | Path, *, most: int = 10) -> None:
+        if most < 0:
+            raise ValueError(f"most is a number of batches, at least 0; got {most}")
+        self.folder, self.most = Path(folder), most
+
+    def passes(self, losses: Mapping[str, Tensor], batch: Any, *, step: int, rank: int) -> bool:
+        """Whether to learn from a batch, a NamedTuple, of these losses.
+
+        Raises NonFiniteError when there were too many.
+        """
+        mine = not all(value.isfinite().item() for value in losses.values())
+        if mine:
+            path = self.folder / f"step_{step}_rank_{rank}.safetensors"
+            kept = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
+            kept |= {f"loss/{name}": value for name, value in losses.items()}
+            write_safetensors(path, kept, {"step": str(step), "rank": str(rank)})
+            told = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+            log.warning("step %d is passed over: %s; its batch is in %s", step, told, path)
+            if (count := len(list(self.folder.glob(f"step_*_rank_{rank}.*")))) > self.most:
+                raise NonFiniteError(
+                    f"the loss of {count} batches was NaN or infinite, more than {self.most}; "
+                    f"they are in {self.folder}. Look at their pixels first; if these are sound, "
+                    "a lower learning rate, a longer warm-up or gradient clipping may help"
+                )
+        if world_size() == 1:
+            return not mine
+        anywhere = torch.tensor(float(mine), device=next(iter(losses.values())).device)
+        distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
+        return not anywhere.item()

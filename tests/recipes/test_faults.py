@@ -1,0 +1,364 @@
+"""What may happen to a run: it goes on to the identical result, or ends with the cause."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning import Callback
+from safetensors.torch import load_file
+
+from jepa import seeds
+from jepa.datasets.datamodule import ImageDataModule
+from jepa.encoder import VisionTransformer
+from jepa.files import load_tensors_only
+from jepa.frozen import Normalize
+from jepa.masks import MultiBlockMasks
+from jepa.metrics_log import read_metrics
+from jepa.predictor import Predictor
+from jepa.recipes.cli import main
+from jepa.recipes.fit import Hardware, Interrupted, StoppedError, fit
+from jepa.training import Optimisation
+
+STEPS = 14
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of 48 training images."""
+    return made_images(tmp_path / "images")
+
+
+def made_images(folder):
+    random = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / "train" / name).mkdir(parents=True)
+        for number in range(24):
+            pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "train" / name / f"{number}.png")
+    shutil.copytree(folder / "train", folder / "test")
+    return folder
+
+
+def run(out, data, *, callbacks=(), workers=0, steps=STEPS, resume=True, every=4, **changes):
+    """Trains, or goes on; gives the weights of the encoder and of its target."""
+    with seeds.weights(0, "init"):
+        encoder = VisionTransformer(
+            image_size=24, patch_size=4, channels=3, dim=16, depth=2, heads=2
+        )
+        frozen, model = fit(
+            out=out,
+            data=ImageDataModule(
+                source=f"folder:{data}", image_size=24, batch_size=8, workers=workers
+            ),
+            encoder=encoder,
+            predictor=lambda dim, grid: Predictor(dim, grid, dim=16, depth=1, heads=2),
+            optimisation=Optimisation(steps=steps, warmup_steps=3, **changes),
+            masks=MultiBlockMasks(),
+            normalize=Normalize((0.5,) * 3, (0.3,) * 3),
+            name="faults",
+            seed=0,
+            callbacks=callbacks,
+            hardware=Hardware(accelerator="cpu", threads=1, precision="float32"),
+            checkpoint_every=every,
+            log_every=1,
+            resume=resume,
+        )
+    parts = [*frozen.encoder.state_dict().values(), *model.encoder.state_dict().values()]
+    return torch.cat([part.flatten() for part in parts])
+
+
+class At(Callback):
+    """Does something before the batch of a step is learnt from."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.step:
+            self.act(trainer, pl_module, batch)
+
+
+def spoil(trainer, pl_module, batch):
+    """The next pass gives NaN: one weight is so, for as long as that pass takes."""
+    bias = pl_module.model.predictor.predictor_proj.bias.data
+    kept = bias.clone()
+    bias.fill_(float("nan"))
+    handle = pl_module.model.register_forward_hook(
+        lambda *_: (bias.copy_(kept), handle.remove(), None)[-1]
+    )
+
+
+class Weights(Callback):
+    """Those of the encoder after each step."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.seen = {}
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        parts = pl_module.model.encoder.parameters()
+        self.seen[trainer.global_step] = torch.cat([p.detach().flatten() for p in parts])
+
+
+def test_a_loss_that_is_no_number_is_passed_over_and_its_batch_kept(data, tmp_path, caplog):
+    watch, shown = Weights(), {}
+
+    def spoilt(trainer, pl_module, batch):
+        shown["images"] = batch.images.clone()
+        spoil(trainer, pl_module, batch)
+
+    whole = run(tmp_path / "whole", data, callbacks=[At(5, spoilt), watch])
+    assert whole.isfinite().all()
+    assert torch.equal(watch.seen[5], watch.seen[6])
+    assert not torch.equal(watch.seen[6], watch.seen[7])
+    (path,) = (tmp_path / "whole" / "not_finite").iterdir()
+    assert path.name == "step_5_rank_0.safetensors"
+    assert "step 5 is passed over" in caplog.text
+    kept = load_file(path)
+    assert torch.equal(kept["images"], shown["images"])
+    assert kept["loss/prediction"].isnan()
+    losses = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+    assert [step for step, loss in enumerate(losses) if np.isnan(loss)] == [5]
+    stop = At(6, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", data, callbacks=[At(5, spoil), stop])
+    assert torch.equal(run(tmp_path / "parts", data), whole)
+
+
+def test_too_many_losses_that_are_no_numbers_end_the_run(data, tmp_path):
+    spoilt = [At(step, spoil) for step in (3, 5, 9)]
+    with pytest.raises(StoppedError, match=r"step 9 of 14: the loss of 3 batches .* more than 2;"):
+        run(tmp_path / "out", data, callbacks=spoilt, most_not_finite=2)
+    assert load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"] == 8
+    # those before a resume count too
+    with pytest.raises(StoppedError, match="the loss of 3 batches"):
+        run(tmp_path / "out", data, callbacks=[At(9, spoil)], most_not_finite=2)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(data, tmp_path):
+    def ruin(trainer, pl_module, batch):
+        pl_module.model.encoder.norm.bias.data[3] = float("inf")
+
+    with pytest.raises(StoppedError, match=r"at step 8 there is NaN or infinity in \d+ weights"):
+        run(tmp_path / "out", data, callbacks=[At(6, ruin)], most_not_finite=10)
+    assert load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"] == 4
+    assert torch.equal(run(tmp_path / "out", data), run(tmp_path / "whole", data))
+
+
+def test_a_full_disk_keeps_the_resume_point_before(data, tmp_path):
+    """The system refuses files above a size, in the middle of writing."""
+    whole, out = run(tmp_path / "whole", data), tmp_path / "out"
+    before = {}
+
+    def fill(*_):
+        before["bytes"] = (out / "last.ckpt").read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    try:
+        with pytest.raises(StoppedError, match=r"cannot write .*last\.ckpt, with \d+ MiB free"):
+            run(out, data, callbacks=[At(6, fill)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    assert (out / "last.ckpt").read_bytes() == before["bytes"]
+    assert not list(out.glob(".*.part"))
+    assert torch.equal(run(out, data), whole)
+
+
+def test_a_reading_process_that_the_system_kills_ends_the_run_with_the_cause(data, tmp_path):
+    def kill(*_):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        time.sleep(0.5)
+
+    whole, out = run(tmp_path / "whole", data), tmp_path / "out"
+    with pytest.raises(StoppedError, match=r"reads data has died .*--data\.workers=1"):
+        run(out, data, workers=2, callbacks=[At(6, kill)])
+    assert torch.equal(run(out, data, workers=2), whole)
+
+
+def test_files_that_vanish_under_a_run_are_named_and_too_many_end_it(data, tmp_path, caplog):
+    def remove(count):
+        def act(*_):
+            for path in sorted((data / "train" / "a").iterdir())[:count]:
+                path.unlink()
+
+        return act
+
+    assert run(tmp_path / "few", data, callbacks=[At(2, remove(2))]).isfinite().all()
+    assert caplog.text.count("unreadable images skipped") == 2
+    with pytest.raises(StoppedError, match=r"of 46 images are unreadable, more than the accepted"):
+        run(tmp_path / "many", data, callbacks=[At(2, remove(20))])
+
+
+def test_a_run_is_not_gone_on_with_on_other_data(data, tmp_path):
+    stop = At(6, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out", data, callbacks=[stop])
+    (data / "train" / "a" / "3.png").rename(tmp_path / "3.png")
+    with pytest.raises(ValueError, match=r"has changed since the run began: 48 samples .* 47 of"):
+        run(tmp_path / "out", data)
+    (tmp_path / "3.png").rename(data / "train" / "a" / "3.png")
+    assert torch.equal(run(tmp_path / "out", data), run(tmp_path / "whole", data))
+
+
+def test_a_clock_that_jumps_changes_nothing(data, tmp_path, monkeypatch):
+    whole, real, jumps = run(tmp_path / "whole", data), time.time, iter(range(10**6))
+
+    def jumping():
+        return real() + 86_400 * (-1) ** next(jumps)
+
+    for place in ("time.time", "tqdm.std.time"):
+        monkeypatch.setattr(place, jumping)
+    assert torch.equal(run(tmp_path / "out", data), whole)
+    seconds = [row["seconds"] for row in read_metrics(tmp_path / "out" / "metrics.jsonl")]
+    assert seconds == sorted(seconds)
+    assert 0 <= seconds[0] <= seconds[-1] < 600
+
+
+def arguments(out, data):
+    return [
+        "pretrain",
+        f"--out={out}",
+        f"--data.source=folder:{data}",
+        "--data.image_size=24",
+        "--data.batch_size=8",
+        *("--encoder.image_size=24", "--encoder.patch_size=4"),
+        *("--encoder.dim=16", "--encoder.depth=2", "--encoder.heads=2"),
+        *("--predictor.dim=16", "--predictor.depth=1", "--predictor.heads=2"),
+        *(f"--optimisation.steps={STEPS}", "--optimisation.warmup_steps=3"),
+        *("--online=null", "--probe=false", "--checkpoint_every=4", "--log_every=1"),
+        *("--hardware.accelerator=cpu", "--hardware.threads=1", "--hardware.precision=float32"),
+    ]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path, capfd):
+    def somebody_else():
+        if os.getuid() == 0:  # root may write anywhere
+            os.setuid(65534)
+        os._exit(main(arguments(tmp_path / "locked" / "out", data)))
+
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked").chmod(0o555)
+    process = FORK.Process(target=somebody_else)
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    assert "jepa pretrain: error: cannot write in" in capfd.readouterr().err
+
+
+def test_killed_at_20_random_moments_the_end_is_bit_identical(data, tmp_path):
+    """Kills of all kinds: before the first step, in a step, while a resume point is written."""
+    steps, out, random = 120, tmp_path / "out", np.random.default_rng(0)
+    whole = run(tmp_path / "whole", data, steps=steps, every=2)
+
+    def slowly():
+        os.fsync = lambda _: time.sleep(0.06)
+        run(out, data, steps=steps, every=2)
+
+    interrupted = 0
+    for _ in range(20):
+        process = FORK.Process(target=slowly)
+        process.start()
+        time.sleep(random.uniform(0.2, 0.9))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        interrupted += bool(list(out.glob(".last.ckpt.*.part")))
+    assert interrupted >= 3
+    assert 0 < load_tensors_only(out / "last.ckpt")["global_step"] < steps
+    assert torch.equal(run(out, data, steps=steps, every=2), whole)
+    assert not list(out.glob(".*.part"))
+    rows = [row["step"] for row in read_metrics(out / "metrics.jsonl")]
+    assert rows == list(range(steps))
+
+
+def started(arguments, **environment):
+    """The command in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jepa.recipes.cli", *arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+
+
+def weights(out):
+    return (out / "encoder.safetensors").read_bytes(), (out / "student.safetensors").read_bytes()
+
+
+TWO = ["--hardware.devices=2", "--hardware.strategy=ddp"]
+
+
+def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path):
+    """Two of 8 images each, and one that accumulates the gradients of two times 8."""
+    two = started([*arguments(tmp_path / "two", data), *TWO])
+    assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
+    ended(two)
+    ours, theirs = (load_file(tmp_path / n / "student.safetensors") for n in ("one", "two"))
+    for key, value in ours.items():
+        torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_at_random_moments_end_bit_identical(data, tmp_path):
+    command, random = [*arguments(tmp_path / "out", data), *TWO], np.random.default_rng(1)
+    began = time.monotonic()
+    ended(started([*arguments(tmp_path / "whole", data), *TWO]))
+    length, kills = time.monotonic() - began, 0
+    while kills < 5:
+        process = started([*command, "--resume", "--checkpoint_every=1"])
+        time.sleep(random.uniform(0.3, 1.0) * length)
+        if process.poll() is None:
+            kills += 1
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    ended(started([*command, "--resume", "--checkpoint_every=1"]))
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+def test_a_job_of_slurm_that_is_told_to_go_is_queued_again_and_goes_on(data, tmp_path):
+    """With a stand-in for SLURM's scontrol, which writes down what it was asked."""
+    asked, tools = tmp_path / "asked", tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tools / "scontrol").chmod(0o755)
+    slurm = {
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4242",
+        "SLURM_JOB_NAME": "jepa-pretrain",
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "1",
+        **dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0"),
+        "SLURM_NODELIST": "localhost",
+    }
+    long = [*arguments(tmp_path / "out", data), "--resume", "--optimisation.steps=4000"]
+    process = started([*long, "--log_every=1"], **slurm)
+    while not (tmp_path / "out" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGUSR1, printed
+    assert asked.read_text() == "requeue 4242\n"
+    step = load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"]
+    assert f"Stopped by SIGUSR1 and saved at step {step} of 4000" in printed
