@@ -10,7 +10,8 @@ frames without a word). Interface and rules are those of `two_rooms_env.TwoRooms
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ class Simulator(ABC):
     max_steps: simulator steps of an episode.
     passing: whether coming near the goal once ends the episode with success; otherwise the
         episode goes on, and being near the goal at its end is success.
+
+    A pickled simulator is made anew from what it was constructed with: it may hold what cannot be
+    sent to another process.
     """
 
     name: str
@@ -45,6 +49,16 @@ class Simulator(ABC):
     radius: float
     max_steps: int
     passing: bool
+    _made_from: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *given: Any, **options: Any) -> Any:
+        simulator = super().__new__(cls)
+        simulator._made_from = given, options
+        return simulator
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given, options = self._made_from
+        return partial(type(self), *given, **options), ()
 
     @abstractmethod
     def draw(self, random: np.random.Generator) -> tuple[State, State]:
@@ -90,6 +104,10 @@ class Pairs:
     seed: int
     start: Float[np.ndarray, "B S"]
     goal: Float[np.ndarray, "B S"]
+
+    def __getitem__(self, chosen: slice) -> Pairs:
+        """Some of them."""
+        return replace(self, start=self.start[chosen], goal=self.goal[chosen])
 
 
 def draw_pairs(simulator: Simulator, count: int, seed: int) -> Pairs:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from ..datasets.trajectories import Episode
 from ..datasets.trajectory_store import TrajectoryWriter
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
 from ..planning.cem import CEM
-from ..planning.evaluation import Evaluation, evaluate
+from ..planning.evaluation import Agent, Evaluation
 from ..planning.icem import ICEM
 from ..planning.mppi import MPPI
+from ..planning.parts import evaluate_parts
 from ..planning.pixel_tasks import PixelTasks, SeenStates, Simulator, fixed_pairs
 from ..planning.rewards import RewardModel
 from ..planning.simulated import Simulated
@@ -43,6 +45,8 @@ class Trials:
         haste: weight of the mean distance beside the closest approach.
         seed: of the start-goal pairs; settings were chosen on those of seed 0.
         oracle_episodes: the first so many pairs, for the oracle, which is slow; 0: none.
+        part: episodes that are played at once, each part with draws of its own; None: all.
+        workers: processes that play parts; above 1 they are Ray's. Results are the same.
         oracle: planner that is given the simulator, and the true distance or reward, with a small
             budget.
     """
@@ -51,6 +55,8 @@ class Trials:
     haste: float = 0.05
     seed: int = 1000
     oracle_episodes: int = 20
+    part: int | None = None
+    workers: int = 1
     oracle: CEM = CEM(horizon=6, samples=32, iterations=2, elites=6, correlation=0.5)  # noqa: RUF009
 
 
@@ -102,13 +108,23 @@ def task(
     )
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
 
-    def played(agent: PlanningAgent | RandomAgent, episodes: int, true: bool = False) -> Evaluation:
+    def played(new: Callable[..., Agent], episodes: int, true: bool = False) -> Evaluation:
         pairs = fixed_pairs(out / f"pairs_{episodes}.npz", simulator, episodes, trials.seed)
-        env = PixelTasks(episodes, simulator=simulator, pairs=pairs, repeat=repeat)
+        size = trials.part or episodes
+
+        def part(number: int) -> tuple[Agent, VectorEnv]:
+            some = pairs[number * size : (number + 1) * size]
+            env = PixelTasks(len(some.start), simulator=simulator, pairs=some, repeat=repeat)
+            agent = new(action_space=space, seed=seed + number)
+            return agent, SeenStates(env) if true else env
+
         print(f"Task: {simulator.name}, {episodes} episodes", flush=True)
-        decisions = -(-env.max_steps // repeat)
-        return evaluate(
-            agent, SeenStates(env) if true else env, max_steps=decisions, seed=trials.seed
+        return evaluate_parts(
+            part,
+            -(-episodes // size),
+            max_steps=-(-simulator.max_steps // repeat),
+            seed=trials.seed,
+            workers=trials.workers,
         )
 
     energy = true_energy = partial(approach, haste=trials.haste)
@@ -116,15 +132,14 @@ def task(
         learnt = RewardModel(learn_reward(out, latents, data, reward, hardware, name, seed))
         true = RewardModel(lambda paid, _: paid, key="reward")
         energy, true_energy = (lambda _: learnt), (lambda _: true)
-    parts = {"action_space": space, "seed": seed}
-    agent = PlanningAgent(world_model=model, planner=planner, energy=energy, **parts)
+    agent = partial(PlanningAgent, world_model=model, planner=planner, energy=energy)
     ours = played(agent, trials.episodes)
-    chance = RandomAgent(action_space=space, correlation=correlation, seed=seed)
+    chance = partial(RandomAgent, correlation=correlation)
     baselines = {"random_policy": played(chance, trials.episodes)}
     if trials.oracle_episodes:
         truth = Simulated(simulator=simulator, repeat=repeat)
-        oracle = PlanningAgent(
-            world_model=truth, planner=trials.oracle, energy=true_energy, **parts
+        oracle = partial(
+            PlanningAgent, world_model=truth, planner=trials.oracle, energy=true_energy
         )
         baselines["oracle"] = played(oracle, trials.oracle_episodes, true=True)
     errors = horizon_errors(model, held_out, position_readout(latents, data))

@@ -65,7 +65,7 @@ def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path):
         "joint": Joint(hidden=16, order=2, window=3, steps=4, batch_size=8),
         "dynamics": Dynamics(hidden=16, order=2, window=3, steps=4, batch_size=8),
         "planner": CEM(horizon=3, samples=8, iterations=1, elites=2),
-        "trials": Trials(episodes=6, oracle_episodes=4),
+        "trials": Trials(episodes=6, oracle_episodes=4, part=4),
         "hardware": Hardware(accelerator="cpu", precision="float32"),
         "name": "toy",
     }
