@@ -20,7 +20,7 @@ from .augmented_views import ViewBatches, Views
 from .clip_loaders import TrainClipBatches
 from .clips import ClipSet, InMemoryClips
 from .fixed_views import FixedViews
-from .images import ImageSet, InMemoryImages, Split, open_images
+from .images import ImageSet, InMemoryImages, Split, fingerprint, open_images
 from .loaders import Batches, CountedBatches, EvaluationBatches, TrainBatches
 from .reading import UnreadableTally, scan
 
@@ -208,16 +208,16 @@ class DataModule(LightningDataModule, Generic[Source]):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to know: which samples the order is an order of."""
         images = self.images("train")
-        return {"samples": len(images), "fingerprint": images.fingerprint}
+        return {"samples": len(images), "labels": fingerprint(images.labels.numpy().tobytes())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError if the samples are no longer those that the run began with."""
+        """Raises ValueError if there are other samples than when the run began, by their number
+        and labels: files may have been copied to another place."""
         if state_dict != (now := self.state_dict()):
             raise ValueError(
                 f"{self.source} has changed since the run began: {state_dict['samples']} samples "
-                f"of fingerprint {state_dict['fingerprint']} then, {now['samples']} of "
-                f"{now['fingerprint']} now. Bring them back to go on with the run, or begin "
-                "another from its weights with --init_from"
+                f"then, {now['samples']} now, or other labels. Bring them back to go on with the "
+                "run, or begin another from its weights with --init_from"
             )
 
     def train_dataloader(self) -> TrainLoader:

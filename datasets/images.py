@@ -102,7 +102,9 @@ def open_images(source: str, split: Split, *, image_size: int = 32) -> ImageSet:
     Args:
         source: `photographs` (embedded, needs nothing), `fashion-mnist` (Debian's package),
             `idx:DIR` (the MNIST family), `folder:DIR` (one folder per class, optionally below
-            train/ and test/ or val/), `torchvision:NAME[:ROOT]` (downloads if need be).
+            train/ and test/ or val/), `shards:PLACE` (webdataset's tars in PLACE/train and
+            PLACE/test or PLACE/val; a folder, or a URL for fsspec), `torchvision:NAME[:ROOT]`
+            (downloads if need be).
         split: which half; no image is in both.
         image_size: side of the crops that `photographs` makes, in pixels. The other sources
             give their images as stored; the loaders resize them.
@@ -111,13 +113,14 @@ def open_images(source: str, split: Split, *, image_size: int = 32) -> ImageSet:
         ValueError: no such form of source, or its files are malformed.
         FileNotFoundError: its files are not there.
     """
-    from . import folders, idx, photographs, torchvision_sets
+    from . import folders, idx, photographs, tar_shards, torchvision_sets
 
     openers: dict[str, Callable[[str], ImageSet]] = {
         "photographs": lambda _: photographs.photographs(split, image_size=image_size),
         "fashion-mnist": lambda _: idx.fashion_mnist(split),
         "idx:DIR": lambda place: idx.idx_images(place, split),
         "folder:DIR": lambda place: folders.folder_images(place, split),
+        "shards:PLACE": lambda place: tar_shards.shard_images(place, split),
         "torchvision:NAME[:ROOT]": lambda place: torchvision_sets.torchvision_images(place, split),
     }
     form, place = parse_source(source, split, tuple(openers), "image")

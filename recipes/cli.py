@@ -27,6 +27,7 @@ from .report import report
 from .results import results
 from .rooms import rooms
 from .serving import features, index, search
+from .sharding import shards
 from .study import study
 from .task import task
 
@@ -46,6 +47,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         report,
         results,
         fetch,
+        shards,
         import_,
         export,
         models,

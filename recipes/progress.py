@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -10,7 +11,8 @@ from tqdm import tqdm
 
 
 class StepProgress(Callback):
-    """Steps done, time left and the loss, for runs of `max_steps`; a line every 10 s in logs.
+    """Steps done, time left, the loss and which share of the time went by waiting for data, for
+    runs of `max_steps`; a line every 10 s in logs.
 
     Args:
         title: what is being trained.
@@ -19,8 +21,11 @@ class StepProgress(Callback):
     def __init__(self, title: str) -> None:
         self.title = title
         self.bar: tqdm | None = None
+        self._waiting, self._since, self._began = 0.0, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._waiting, self._since = 0.0, time.perf_counter()
+        self._began = self._since
         if trainer.is_global_zero:
             self.bar = tqdm(
                 total=trainer.max_steps,
@@ -31,6 +36,16 @@ class StepProgress(Callback):
                 dynamic_ncols=True,
             )
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._waiting += time.perf_counter() - self._since
+
+    @property
+    def waited(self) -> float:
+        """Share of the time since the run began that it waited for its next batch."""
+        return self._waiting / max(1e-9, time.perf_counter() - self._began)
+
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -39,11 +54,13 @@ class StepProgress(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        self._since = time.perf_counter()
         if self.bar is None:
             return
         if self.bar.update(trainer.global_step - self.bar.n) and outputs:
             loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-            self.bar.set_postfix(loss=f"{float(loss):.4f}", refresh=False)
+            told = {"loss": f"{float(loss):.4f}", "waiting": f"{self.waited:.0%}"}
+            self.bar.set_postfix(told, refresh=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
