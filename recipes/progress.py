@@ -72,5 +72,6 @@ class StepProgress(Callback):
 
     def _close(self) -> None:
         if self.bar is not None:
+            self.bar.set_postfix(waiting=f"{self.waited:.0%}", refresh=False)
             self.bar.close()
             self.bar = None
