@@ -14,7 +14,6 @@ from .clips import ClipSet, open_clips
 from .datamodule import DataModule, EvaluationLoader, TrainLoader
 from .images import ImageSet, Split, open_images
 from .loaders import TrainBatches
-from .reading import scan
 from .stills import MixedBatches, Stills
 
 
@@ -96,8 +95,7 @@ class ClipDataModule(DataModule[ClipSet]):
             detail=1 / math.sqrt(self.crop_scale[0] if self.crop_scale else 1),
             reader=self.reader,
         )
-        scan(opened, self.max_unreadable, seed=self.seed)
-        return opened
+        return self.checked(opened)
 
     def train_loader(
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
@@ -120,8 +118,7 @@ class ClipDataModule(DataModule[ClipSet]):
     def _images_beside(self, stills: Stills) -> ImageSet:
         """The training images, checked for unreadable ones."""
         opened = open_images(stills.source, "train", image_size=self.image_size)
-        scan(opened, self.max_unreadable, seed=self.seed)
-        return opened
+        return self.checked(opened)
 
     def evaluation_loader(
         self, split: Split, *, rows: Int64[Tensor, " rows"] | None = None, batch_size: int = 64

@@ -25,6 +25,7 @@ from .loaders import Batches, CountedBatches, EvaluationBatches, TrainBatches
 from .reading import UnreadableTally, scan
 
 Source = TypeVar("Source", ImageSet, ClipSet)
+Opened = TypeVar("Opened", ImageSet, ClipSet)
 
 
 def batch_loader(batches: Batches, steps: Iterable[int], workers: int) -> DataLoader:
@@ -123,10 +124,17 @@ class DataModule(LightningDataModule, Generic[Source]):
         self.crop_scale, self.flip, self.max_unreadable = crop_scale, flip, max_unreadable
         self._image_size, self._channels, self._workers = image_size, channels, workers
         self._sets: dict[Split, Source] = {}
+        self.scanned = True  # for unreadable samples, when a set is opened
 
     @abstractmethod
     def open(self, split: Split) -> Source:
         """The set of a split, checked for unreadable samples."""
+
+    def checked(self, opened: Opened) -> Opened:
+        """The set itself, after a look for unreadable samples, unless `scanned` is false."""
+        if self.scanned:
+            scan(opened, self.max_unreadable, seed=self.seed)
+        return opened
 
     @abstractmethod
     def train_loader(
@@ -286,8 +294,7 @@ class ImageDataModule(DataModule[ImageSet]):
         """The images of a split, checked for unreadable ones."""
         options = {} if self._image_size is None else {"image_size": self._image_size}
         opened = open_images(self.source, split, **options)
-        scan(opened, self.max_unreadable, seed=self.seed)
-        return opened
+        return self.checked(opened)
 
     def train_loader(
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1

@@ -162,12 +162,7 @@ def fit(
         guard=Guard(out / "not_finite", most=optimisation.most_not_finite),
     )
     threads = torch.get_num_threads()
-    torch.set_num_threads(hardware.threads or threads)
-    for part in model.modules():
-        if isinstance(part, Blocks):
-            part.activation_checkpointing = hardware.activation_checkpointing
-        if isinstance(part, VisionTransformer | Predictor) and hardware.compile:
-            part.compile(dynamic=True)
+    prepare(model, hardware)
     last = out / LAST if resume and (out / LAST).is_file() else None
     start_step = load_tensors_only(last)["global_step"] if last else 0
     point = ResumePoint(out / LAST, every_n_steps=checkpoint_every)
@@ -226,6 +221,16 @@ def cause_outside(error: OSError | RuntimeError) -> str | None:
             "such processes when memory is short: fewer of them need less, --data.workers=1"
         )
     return None
+
+
+def prepare(model: Objective, hardware: Hardware) -> None:
+    """Threads, compilation and checkpointing of activations, as asked for."""
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    for part in model.modules():
+        if isinstance(part, Blocks):
+            part.activation_checkpointing = hardware.activation_checkpointing
+        if isinstance(part, VisionTransformer | Predictor) and hardware.compile:
+            part.compile(dynamic=True)
 
 
 def built(

@@ -36,7 +36,7 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     config = parser.parse_args([f"{a}=true" if a in flags else a for a in arguments])
     first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]: Lightning's
-    if "out" in config and first:
+    if "out" in config and first and not config.get("dry_run"):
         shown = parser.dump(config, skip_unset=False)
         grows = command.__name__ in GROWING
         claim(Path(config.out), resume=config.get("resume", False), grows=grows, config=shown)

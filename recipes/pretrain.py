@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 
 from jepa.byol import BYOL
 from jepa.dense import Dense
 from jepa.encoder import VisionTransformer
+from jepa.frozen import Normalize
 from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
@@ -23,14 +25,15 @@ from jepa.seeds import generator
 from jepa.shapes import Grid
 from jepa.sigreg import LeJEPA
 from jepa.supervised import Supervised
-from jepa.training import Optimisation
+from jepa.training import Optimisation, Pretraining
 from jepa.vicreg import VICReg
 
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
 from ..probes.online import OnlineProbes
 from .clip_pictures import save_clip_pictures
-from .fit import Hardware, fit, normalisation
+from .estimate import estimate, told
+from .fit import Hardware, built, fit, normalisation, prepare
 from .frame_pretraining import FramePretraining, pretrained_on_frames
 from .pictures import save_pictures
 from .probe import measure, print_rows
@@ -85,6 +88,7 @@ def pretrain(
     labelled: int | None = None,
     clip_probes: ClipProbes = ClipProbes(),  # noqa: B008
     single_frame: FramePretraining | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Pretrain an encoder on images or clips, and probe it frozen.
 
@@ -123,6 +127,7 @@ def pretrain(
         labelled: training samples, drawn at random, whose labels the probes see; None: all.
         clip_probes: how clips are probed.
         single_frame: a baseline for clips: I-JEPA pretrained on their frames; null for none.
+        dry_run: tell parameters, tokens, FLOPs, memory and time, measured on one batch, and end.
     """
     source = data or clips
     if source is None or (data and clips):
@@ -134,6 +139,13 @@ def pretrain(
         raise ValueError("measured_on says which clips are probed; it needs --clips.source=...")
     if masks is None and objective is None:
         masks = MultiBlockMasks() if data else MaskGroups()
+    if dry_run:
+        source.scanned = False
+        model = built(encoder, predictor, objective, distance, regulariser, dense)
+        grey = Normalize(mean or (0.5,) * source.channels, std or (0.25,) * source.channels)
+        options = {"masks": masks, "normalize": grey, "optimisation": optimisation, "seed": seed}
+        print(dry(source, Pretraining(model=model, **options), hardware, accumulate))
+        return
     began = time.monotonic() - seconds_before(out, resume)
     normalize = normalisation(source, mean, std)
     frozen, model = fit(
@@ -186,6 +198,29 @@ def pretrain(
         out, recipe=name, seed=seed, seconds=seconds, metrics=metrics, baselines=baselines
     )
     print_rows(rows_of(result))
+
+
+def dry(
+    data: ImageDataModule | ClipDataModule,
+    module: Pretraining,
+    hardware: Hardware,
+    accumulate: int,
+) -> str:
+    """What a run would need, from one batch."""
+    prepare(module.model, hardware)
+    found = estimate(
+        module,
+        data.train_loader(),
+        bfloat16=hardware.lightning_precision() == "bf16-mixed",
+        device=Fabric(accelerator=hardware.accelerator, devices=1).device,
+    )
+    return told(
+        found,
+        steps=module.optimisation.steps,
+        accumulate=accumulate,
+        processes=hardware.devices * hardware.nodes,
+        batch=data.batch_size,
+    )
 
 
 def seconds_before(out: Path, resume: bool) -> float:
