@@ -32,9 +32,7 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     parser = parser_of(command)
     if "--resume" in arguments and not any(a.startswith("--config") for a in arguments):
         arguments = [*stored_config(arguments), *arguments]
-    hints = typing.get_type_hints(command)
-    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
-    config = parser.parse_args([f"{a}=true" if a in flags else a for a in arguments])
+    config = parser.parse_args(with_values(command, arguments))
     first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]: Lightning's
     if "out" in config and first and not config.get("dry_run"):
         shown = parser.dump(config, skip_unset=False)
@@ -46,6 +44,13 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     parts = built.as_dict() if hasattr(built, "as_dict") else built
     with nullcontext() if first else redirect_stdout(io.StringIO()):
         return int(command(**parts) or 0)
+
+
+def with_values(command: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """The arguments, in which a bare flag, such as --resume, is given its value."""
+    hints = typing.get_type_hints(command)
+    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    return [f"{a}=true" if a in flags else a for a in arguments]
 
 
 def summary(command: Callable[..., Any]) -> str:

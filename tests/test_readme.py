@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jepa.recipes.cli import COMMANDS
-from jepa.recipes.parsing import parser_of
+from jepa.recipes.parsing import parser_of, with_values
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,7 +44,8 @@ def test_jepa_commands_parse(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, name, *arguments = shlex.split(line)
     if "--resume" not in arguments:
-        parser_of(COMMANDS[name]).parse_args(arguments)
+        command = COMMANDS[name]
+        parser_of(command).parse_args(with_values(command, arguments))
 
 
 def test_every_link_leads_somewhere():
