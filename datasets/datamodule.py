@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -261,6 +263,8 @@ class ImageDataModule(DataModule[ImageSet]):
         workers: processes that read; None: none for images in memory, else one per processor
             up to 8.
         max_unreadable: largest accepted share of unreadable images.
+        decoded: folder where images are kept once they have been decoded, as squares of
+            image_size / sqrt(least share in a random crop); None: they are decoded anew each time.
     """
 
     def __init__(
@@ -276,6 +280,7 @@ class ImageDataModule(DataModule[ImageSet]):
         views: Views | None = None,
         workers: int | None = None,
         max_unreadable: float = 0.1,
+        decoded: Path | None = None,
     ) -> None:
         super().__init__(
             source=source,
@@ -288,13 +293,25 @@ class ImageDataModule(DataModule[ImageSet]):
             workers=workers,
             max_unreadable=max_unreadable,
         )
-        self.views = views
+        self.views, self.decoded = views, decoded
+        if decoded is not None and image_size is None:
+            raise ValueError("decoded images are kept at one size: give image_size, e.g. 224")
 
     def open(self, split: Split) -> ImageSet:
         """The images of a split, checked for unreadable ones."""
         options = {} if self._image_size is None else {"image_size": self._image_size}
-        opened = open_images(self.source, split, **options)
-        return self.checked(opened)
+        opened = self.checked(open_images(self.source, split, **options))
+        if self.decoded is None or self._image_size is None:
+            return opened
+        from .decoded_images import decoded_images
+
+        return decoded_images(
+            opened,
+            self.decoded,
+            math.ceil(self._image_size / math.sqrt(self.crop_scale[0] if self.crop_scale else 1)),
+            workers=min(8, os.cpu_count() or 1) if self._workers is None else self._workers,
+            max_unreadable=self.max_unreadable,
+        )
 
     def train_loader(
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
