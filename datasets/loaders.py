@@ -23,6 +23,9 @@ from .samples import Samples, read_or_next
 from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
 
 
+SMALL = 64  # pixels up to which crops are faster for a whole batch at once than one by one
+
+
 class ImageBatch(NamedTuple):
     """images uint8; labels; what is wrong with each image that was skipped for this batch.
 
@@ -123,9 +126,11 @@ class TrainBatches(Batches):
     def read(
         self, indices: Int64[Tensor, " B"]
     ) -> tuple[UInt8[Tensor, "B C H W"] | list[Tensor], Int64[Tensor, " B"], list[str]]:
-        """Images as they are, in one tensor where they are in memory; labels; what was skipped."""
+        """Images as they are, in one tensor where they are small and in memory; labels; what was
+        skipped."""
         if isinstance(self.images, InMemoryImages):
-            return self.images.images[indices], self.images.labels[indices], []
+            pixels, labels = self.images.images[indices], self.images.labels[indices]
+            return pixels if max(pixels.shape[2:]) <= SMALL else list(pixels), labels, []
         unreadable: list[str] = []
         n = len(self.images)
         read = [read_or_next(self.images.__getitem__, i, n, unreadable) for i in indices.tolist()]
