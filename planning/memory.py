@@ -192,8 +192,8 @@ def described(rows: TensorDict) -> dict[str, tuple[tuple[int, ...], torch.dtype]
     return {key: (tuple(entries[key].shape[1:]), entries[key].dtype) for key in sorted(entries)}
 
 
-class RememberedWindows(IterableDataset[TensorDict]):
-    """Batches of windows for training, each a function of the seed and its number; endless.
+class RememberedWindows(IterableDataset[dict[str, Tensor]]):
+    """Batches of windows [B, L] by entry, each a function of the seed and its number; endless.
 
     Args:
         memory: to draw from.
@@ -207,9 +207,9 @@ class RememberedWindows(IterableDataset[TensorDict]):
     ) -> None:
         self.memory, self.batch_size, self.length, self.seed = memory, batch_size, length, seed
 
-    def __iter__(self) -> Iterator[TensorDict]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         number = 0
         while True:
             draws = seeds.generator(self.seed, "remembered", number)
-            yield self.memory.windows(self.batch_size, self.length, draws)
+            yield self.memory.windows(self.batch_size, self.length, draws).to_dict()
             number += 1
