@@ -202,7 +202,7 @@ class Disagreement:
     @torch.no_grad()
     def __call__(self, scene: Scene, actions: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
         after = scene.world_model.step(scene.state, actions)
-        return after[self.key].flatten(1).sum(dim=1) / self.limit
+        return after[self.key].reshape(len(actions), -1).sum(dim=1) / self.limit
 
 
 class Switch:
