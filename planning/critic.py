@@ -21,6 +21,7 @@ from jepa.target import ema_update
 
 from .dynamics import Dynamics, two_layers
 from .intrinsic import IntrinsicCost
+from .pairs import Pairs
 from .protocols import ActionSpace
 from .training import adam
 
@@ -33,22 +34,21 @@ class GoalCritic(nn.Module):
         hidden: width of the layers.
     """
 
-    scale: Tensor
-
     def __init__(self, scale: Float[Tensor, " D"], *, hidden: int = 256) -> None:
         super().__init__()
-        self.register_buffer("scale", scale.clone())
+        self.pairs = Pairs(scale)
         self.layers = nn.Sequential(
-            two_layers(2 * len(scale), hidden), nn.Linear(hidden, hidden), nn.SiLU(),
+            two_layers(self.pairs.size, hidden),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
             nn.Linear(hidden, 1),
-        )  # fmt: skip
+        )
 
     def forward(
         self, latent: Float[Tensor, "*S B D"], goal: Float[Tensor, "B D"]
     ) -> Float[Tensor, "*S B"]:
         """The cost to go."""
-        pairs = torch.cat([latent, goal.expand_as(latent)], dim=-1)
-        return self.layers(pairs / self.scale.repeat(2)).squeeze(-1)
+        return self.layers(self.pairs(latent, goal)).squeeze(-1)
 
 
 class CriticTraining(lightning.LightningModule):

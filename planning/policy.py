@@ -16,6 +16,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from .dynamics import two_layers
+from .pairs import Pairs
 from .protocols import ActionSpace, Energy, Planner, WorldModel
 from .training import adam
 
@@ -29,7 +30,6 @@ class GoalPolicy(nn.Module):
         hidden: width of the layers.
     """
 
-    scale: Tensor
     centre: Tensor
     radius: Tensor
 
@@ -39,11 +39,11 @@ class GoalPolicy(nn.Module):
         super().__init__()
         if action_space.discrete:
             raise ValueError("this policy acts in a box; the action space is discrete")
-        self.register_buffer("scale", scale.clone())
         self.register_buffer("centre", action_space.centre.clone())
         self.register_buffer("radius", action_space.radius.clone())
+        self.pairs = Pairs(scale)
         self.layers = nn.Sequential(
-            two_layers(2 * len(scale), hidden),
+            two_layers(self.pairs.size, hidden),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
             nn.Linear(hidden, len(self.centre)),
@@ -54,8 +54,7 @@ class GoalPolicy(nn.Module):
         self, latent: Float[Tensor, "B D"], goal: Float[Tensor, "B D"]
     ) -> Float[Tensor, "B A"]:
         """Actions."""
-        pairs = torch.cat([latent, goal], dim=-1) / self.scale.repeat(2)
-        return self.centre + self.radius * self.layers(pairs)
+        return self.centre + self.radius * self.layers(self.pairs(latent, goal))
 
 
 @torch.no_grad()
