@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from jaxtyping import Float
-from tensordict import TensorDict
 from torch import Tensor
 
 from jepa import seeds
 
 from ..planning.actor import Setback
-from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
+from ..planning.agent import PlanningAgent, RandomAgent, Replanning, action_space_of
 from ..planning.autonomous import AutonomousAgent
 from ..planning.configurator import Configurator, Task
-from ..planning.energies import ActionEffort, ComposableEnergy
 from ..planning.evaluation import Agent, Evaluation, evaluate
 from ..planning.icem import ICEM
-from ..planning.intrinsic import Away, Boundary, CostModule, Effort, IntrinsicCost, Term
-from ..planning.judged import Disc, Judged
+from ..planning.intrinsic import CostModule
+from ..planning.judged import Disc
 from ..planning.maze import Maze
 from ..planning.memory import ShortTermMemory
-from ..planning.oracle import MazeWay, TrueDynamics
+from ..planning.oracle import TrueDynamics
 from ..planning.policy import GoalPolicy
-from ..planning.protocols import ActionSpace
 from ..planning.readout import LinearReadout
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.intervals import wilson
 from .agent_learning import Criticism, Learning, Reacting, remembered
+from .agent_tasks import USUAL, Chores, largest, terms
 from .embedding import Latent
 from .fit import Hardware
 from .latent import Dynamics, Joint, learn_world
@@ -57,7 +56,7 @@ class Costs:
 
     width: float = 0.5
     discount: float = 0.97
-    doubt: float = 0.5
+    doubt: float = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,66 +71,14 @@ class Trials:
         seed: of the start-goal pairs; settings were chosen on those of seed 0.
     """
 
-    episodes: int = 150
+    episodes: int = 120
     max_steps: int = 160
     radius: float = 1.5
     haste: float = 0.05
     seed: int = 1000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Chores:
-    """Three tasks: "reach" a goal image; "sparing", with little effort; "clear" of some places.
-
-    Args:
-        most_effort: that counts as little, px^2.
-        effort: weight of the effort then.
-        discs: the places.
-        margin: distance from them that is cared for, px.
-        wall: weight of each px inside of them and their margins.
-    """
-
-    most_effort: float = 30.0
-    effort: float = 1.0
-    discs: Sequence[Disc] = (Disc(x=10.5, y=14.0, radius=3.0), Disc(x=21.5, y=14.0, radius=3.0))
-    margin: float = 1.5
-    wall: float = 2.0
-
-    def tasks(self) -> dict[str, Task]:
-        """As the agent is told them."""
-        return {
-            "reach": Task(),
-            "sparing": Task(weights={"effort": self.effort}),
-            "clear": Task(weights={"wall": self.wall}),
-        }
-
-    def judged(self, env: VectorEnv, task: str) -> Judged:
-        """The world that knows what is success."""
-        return Judged(
-            env,
-            effort=self.most_effort if task == "sparing" else None,
-            discs=self.discs if task == "clear" else (),
-        )
-
-    def depth(self, positions: Float[Tensor, "*S 2"]) -> Float[Tensor, "*S"]:
-        """How deep places are in the discs and their margins, px; at most 0 outside."""
-        each = [replace(disc, radius=disc.radius + self.margin) for disc in self.discs]
-        return torch.stack([disc.depth(positions) for disc in each]).amax(dim=0)
-
-    def oracle(self, task: str, maze: Maze, goal: TensorDict) -> ComposableEnergy:
-        """What a planner minimises that knows the truth: the way, and what the task minds."""
-        way = MazeWay(maze, goal)
-        if task == "sparing":
-            return way + 10.0 * ActionEffort()
-        if task == "clear":
-            inside = Boundary(lambda states: self.depth(states["position"]))
-            return way + 10.0 * IntrinsicCost(terms={"wall": inside}, weights={"wall": 1.0})
-        return way
-
-
-USUAL = {"goal": 1.0, "effort": 0.0, "wall": 0.0}
 MODES = {
-    "short_blind_intrinsic": Task(trust=0.0),
     "mode_2": Task(),
     "mode_1": Task(mode="react"),
     "switch": Task(mode="switch"),
@@ -151,7 +98,7 @@ def agent(
     reacting: Reacting = Reacting(),  # noqa: B008
     planner: ICEM = ICEM(horizon=5, samples=128, iterations=3, std=2.0),  # noqa: B008
     long: int = 15,
-    chores: Chores = Chores(),
+    chores: Chores = Chores(),  # noqa: B008
     play: Trials = Trials(),
     hardware: Hardware = Hardware(),  # noqa: B008
     name: str = "agent",
@@ -184,108 +131,179 @@ def agent(
     data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
     model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
     model.requires_grad_(False)
+    readout = position_readout(latents, data)
     env = TwoRoomsVectorEnv(play.episodes, rooms=maze, radius=play.radius, max_steps=play.max_steps)
-    space, readout = action_space_of(env.single_action_space), position_readout(latents, data)
+    parts = {"action_space": action_space_of(env.single_action_space)}
     learning = Learning(
         out=out,
         model=model,
-        space=space,
+        space=parts["action_space"],
         scale=latents.flatten(0, 1).std(dim=0),
         memory=remembered(latents, data, criticism.episodes, seed),
         hardware=hardware,
         seed=seed,
     )
     near = costs.width * float((latents[:, 1:] - latents[:, :-1]).norm(dim=-1).mean())
-    bare = CostModule(terms=terms(near, chores, readout), discount=costs.discount)
-    tasks = chores.tasks()
-
-    def criticised(task: str) -> CostModule:
-        """The cost with the critic of a task."""
-        weights = USUAL | dict(tasks[task].weights)
-        most = sum(weights[term] * most for term, most in largest(space, chores).items())
-        cost = partial(bare.intrinsic, weights=weights)
-        return replace(bare, critic=learning.critic(f"critic_{task}", cost, most, criticism))
-
-    def made(cost: CostModule, task: Task, policy: GoalPolicy | None, rows: int) -> AutonomousAgent:
-        assert cost.critic is not None
-        return AutonomousAgent(
-            configurator=Configurator(
-                weights=USUAL,
-                planner=planner,
-                policy=policy,
-                doubts=[Setback(cost.critic, limit=costs.doubt)],
-            ),
-            cost=cost,
-            memory=ShortTermMemory(rows),
-            task=task,
-            placed=readout,
-            world_model=model,
-            **parts,
-        )
-
-    parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
-    cost = criticised("reach")
-
-    def practise(policy: GoalPolicy, count: int, steps: int, seed: int) -> ShortTermMemory:
-        """What is remembered after mode 1 has played."""
-        playing = made(cost, Task(mode="react"), policy, count * steps)
-        arena = TwoRoomsVectorEnv(count, rooms=maze, radius=play.radius, max_steps=steps)
-        evaluate(playing, arena, max_steps=steps, seed=seed)
-        return playing.memory
-
-    policy = learning.policy(partial(cost, weights=USUAL), planner, practise, reacting)
-    ours = made(cost, tasks["reach"], policy, play.episodes * play.max_steps)
-    far = replace(planner, horizon=long)
-    blind = {
-        who: PlanningAgent(
-            world_model=model, planner=which, energy=partial(approach, haste=play.haste), **parts
-        )
-        for who, which in (("long_blind", far), ("short_blind", planner))
-    }
-    trial = partial(tried, play=play, env=env)
-    found: dict[str, Tried] = {who: trial(who, agent) for who, agent in blind.items()}
-    for who, task in MODES.items():
-        ours.configure(task)
-        found[who] = trial(who, ours)
-    metrics = {
-        key: number for who, one in found.items() for key, number in one.numbers(who)
-    } | speeds(ours, blind["long_blind"], env)
-    chance = RandomAgent(**parts, correlation=experience.correlation)
-    true = TrueDynamics(rooms=maze, repeat=experience.repeat)
-    baselines = {}
-    for which, task in tasks.items():
-        judged = chores.judged(env, which)
-        alone = made(criticised(which), task, None, play.episodes * play.max_steps)
-        ours.configure(task)
-        usual = made(cost, tasks["reach"], None, play.episodes * play.max_steps)
-        best = PlanningAgent(
-            world_model=true,
-            planner=ICEM(horizon=6, samples=64, iterations=3),
-            energy=partial(chores.oracle, which, maze),
-            **parts,
-        )
-        trial = partial(tried, play=play, clear_of=chores.discs if which == "clear" else ())
-        metrics[f"{which}/success"] = trial(f"{which}: ours", ours, env=judged).success()
-        for who, other, shown in (
-            ("dedicated", alone, judged),
-            ("not_configured", usual, judged),
-            ("random_policy", chance, judged),
-            ("oracle", best, chores.judged(TrueState(env), which)),
-        ):
-            number = trial(f"{which}: {who}", other, env=shown).success()
-            baselines[f"{who}/{which}/success"] = number
-    ours.configure(Task(place=goals(env, play)))
-    metrics["place/success"] = tried("place: ours", ours, play=play, env=env).success()
+    shared = Shared(
+        learning=learning,
+        bare=CostModule(terms=terms(near, chores, readout), discount=costs.discount),
+        readout=readout,
+        env=env,
+        planner=planner,
+        chores=chores,
+        play=play,
+        criticism=criticism,
+        doubt=costs.doubt,
+        parts=parts | {"repeat": experience.repeat, "seed": seed},
+    )
+    cost = shared.cost("reach")
+    novice, *_, policy = learning.policies(
+        partial(cost, weights=USUAL), planner, partial(practise, shared, cost), reacting
+    )
+    ours, young = (shared.agent(cost, Task(), reacts) for reacts in (policy, novice))
+    metrics = dict(compared_plans(shared, cost, replace(planner, horizon=long)))
+    metrics |= dict(compared_modes(shared, ours, young))
+    chance = RandomAgent(**shared.parts, correlation=experience.correlation)
+    told, baselines = compared_tasks(shared, cost, ours, chance, maze)
+    errors = horizon_errors(model, held_out, readout)
     result = write_result(
         out,
         recipe=name,
         seed=seed,
         seconds=time.monotonic() - began,
-        metrics=metrics
-        | {"position_error_px": exactly(horizon_errors(model, held_out, readout)[-1])},
+        metrics=metrics | told | {"position_error_px": exactly(errors[-1])},
         baselines=baselines,
     )
     print_rows(rows_of(result))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What all agents of a run share; fields as in `agent`.
+
+    bare: the cost without a critic.
+    env: the world, `play.episodes` copies.
+    doubt: see `Costs`.
+    parts: of every agent: action space, repeat and seed.
+    """
+
+    learning: Learning
+    bare: CostModule
+    readout: LinearReadout
+    env: TwoRoomsVectorEnv
+    planner: ICEM
+    chores: Chores
+    play: Trials
+    criticism: Criticism
+    doubt: float
+    parts: dict[str, Any]
+
+    def cost(self, task: str) -> CostModule:
+        """With the critic that is made for a task."""
+        weights = USUAL | dict(self.chores.tasks(dedicated=True)[task].weights)
+        bounds = largest(self.learning.space, self.chores)
+        most = sum(weights[term] * bound for term, bound in bounds.items())
+        cost = partial(self.bare.intrinsic, weights=weights)
+        critic = self.learning.critic(f"critic_{task}", cost, most, self.criticism)
+        return replace(self.bare, critic=critic)
+
+    def agent(self, cost: CostModule, task: Task, policy: GoalPolicy | None) -> AutonomousAgent:
+        """With a memory for some thousand decisions."""
+        doubts = [] if cost.critic is None else [Setback(cost.critic, limit=self.doubt)]
+        return AutonomousAgent(
+            configurator=Configurator(
+                weights=USUAL, planner=self.planner, policy=policy, doubts=doubts
+            ),
+            cost=cost,
+            memory=ShortTermMemory(20_000),
+            task=task,
+            placed=self.readout,
+            world_model=self.learning.model,
+            **self.parts,
+        )
+
+    def tried(
+        self, who: str, agent: Agent, env: VectorEnv | None = None, clear_of: Sequence[Disc] = ()
+    ) -> Tried:
+        """Plays in the world, or in this one, and says so."""
+        shown, play = self.env if env is None else env, self.play
+        found = evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
+        ends = [found.first[key] for key in ("position", "goal_position")]
+        shut = [disc.depth(end) > 0 for disc in clear_of for end in ends]
+        counts = found.counted & ~np.any([~found.counted, *shut], axis=0)
+        autonomous = isinstance(agent, AutonomousAgent)
+        one = Tried(found, counts, agent.planned / found.cost.plans if autonomous else None)
+        print(f"Agent: {who} {one.success()['value']:.2f} of {counts.sum()}", flush=True)
+        return one
+
+
+def practise(
+    shared: Shared, cost: CostModule, policy: GoalPolicy, count: int, steps: int, seed: int
+) -> ShortTermMemory:
+    """What is remembered after mode 1 has played so many episodes of so many steps."""
+    playing, env = shared.agent(cost, Task(mode="react"), policy), shared.env
+    arena = TwoRoomsVectorEnv(count, rooms=env.rooms, radius=env.radius, max_steps=steps)
+    evaluate(playing, arena, max_steps=steps, seed=seed)
+    return playing.memory
+
+
+def compared_plans(shared: Shared, cost: CostModule, long: ICEM) -> Iterator[tuple[str, Measured]]:
+    """A short plan with the critic; long and short ones without; all without mode 1."""
+    energy, parts = partial(approach, haste=shared.play.haste), shared.parts
+    model = shared.learning.model
+    agents: dict[str, Replanning] = {
+        f"{who}_blind": PlanningAgent(world_model=model, planner=planner, energy=energy, **parts)
+        for who, planner in (("long", long), ("short", shared.planner))
+    }
+    agents["short_blind_intrinsic"] = shared.agent(cost, Task(trust=0.0), None)
+    agents["short_critic"] = shared.agent(cost, Task(), None)
+    for who, agent in agents.items():
+        yield from shared.tried(who, agent).numbers(who)
+    yield from speeds({"long_blind": agents["long_blind"]}, shared.env)
+
+
+def compared_modes(
+    shared: Shared, ours: AutonomousAgent, young: AutonomousAgent
+) -> Iterator[tuple[str, Measured]]:
+    """Planning, reacting, and the switch between both; ours, and one that is little practised."""
+    for who, agent, modes in (("", ours, MODES), ("novice_", young, ("mode_1", "switch"))):
+        for mode in modes:
+            agent.configure(MODES[mode])
+            yield from shared.tried(who + mode, agent).numbers(who + mode)
+    for mode in ("mode_1", "mode_2"):
+        ours.configure(MODES[mode])
+        yield from speeds({mode: ours}, shared.env)
+
+
+def compared_tasks(
+    shared: Shared, cost: CostModule, ours: AutonomousAgent, chance: Agent, maze: Maze
+) -> tuple[dict[str, Measured], dict[str, Measured]]:
+    """Ours with one set of weights, and for each task an agent that was made for it alone, one that
+    was not told, a random policy and an oracle."""
+    chores, found, baselines = shared.chores, {}, {}
+    true = TrueDynamics(rooms=maze, repeat=shared.parts["repeat"])
+    for which, task in chores.tasks().items():
+        clear_of = chores.places if which == "clear" else ()
+        judged, own = chores.judged(shared.env, which), chores.tasks(dedicated=True)[which]
+        best = PlanningAgent(
+            world_model=true,
+            planner=ICEM(horizon=6, samples=64, iterations=3),
+            energy=partial(chores.oracle, which, maze),
+            **shared.parts,
+        )
+        ours.configure(task)
+        found[f"{which}/success"] = shared.tried(f"{which}: ours", ours, judged, clear_of).success()
+        for who, agent, env in (
+            ("dedicated", shared.agent(shared.cost(which), own, None), judged),
+            ("not_told", shared.agent(cost, Task(), None), judged),
+            ("random_policy", chance, judged),
+            ("oracle", best, chores.judged(TrueState(shared.env), which)),
+        ):
+            one = shared.tried(f"{which}: {who}", agent, env, clear_of)
+            baselines[f"{who}/{which}/success"] = one.success()
+    ours.configure(Task(place=goals(shared.env, shared.play)))
+    found["place/success"] = shared.tried("place: ours", ours).success()
+    return found, baselines
 
 
 @dataclass(frozen=True)
@@ -316,62 +334,28 @@ class Tried:
             yield f"{who}/planned", exactly(self.planned)
 
 
-def tried(
-    who: str,
-    agent: Agent,
-    *,
-    play: Trials,
-    env: VectorEnv,
-    clear_of: Sequence[Disc] = (),
-) -> Tried:
-    """Plays, and says so."""
-    found = evaluate(agent, env, max_steps=play.max_steps, seed=play.seed)
-    ends = [found.first[key] for key in ("position", "goal_position")]
-    shut = [disc.depth(end) > 0 for disc in clear_of for end in ends]
-    counts = found.counted & ~np.any([~found.counted, *shut], axis=0)
-    autonomous = isinstance(agent, AutonomousAgent)
-    planned = agent.planned / max(1, found.cost.plans) if autonomous else None
-    one = Tried(found, counts, planned)
-    print(f"Agent: {who} {one.success()['value']:.2f} of {counts.sum()}", flush=True)
-    return one
-
-
-def speeds(ours: AutonomousAgent, long: PlanningAgent, env: VectorEnv) -> dict[str, Measured]:
-    """Milliseconds of one decision for one of all copies at once, the fastest of five, in turns:
-    others may use the machine."""
+def speeds(agents: Mapping[str, Replanning], env: VectorEnv) -> Iterator[tuple[str, Measured]]:
+    """Milliseconds of one decision for one of all copies at once, and of these of seeing: the
+    fastest of seven, since others may use the machine."""
     observation, _ = env.reset(seed=0)
-    found: dict[str, list[float]] = {}
-    for _ in range(5):
-        for who, agent in (("long_blind", long), ("mode_1", ours), ("mode_2", ours)):
-            if agent is ours:
-                ours.configure(MODES[who])
+    images = torch.as_tensor(observation["observation"])
+    for who, agent in agents.items():
+        deciding, seeing = [], []
+        for _ in range(7):
             agent.reset()
+            for _ in range(agent.repeat):  # one decision, which sees the goal, too
+                agent.act(observation)
+            spent = agent.cost.seconds
             agent.act(observation)
-            found.setdefault(who, []).append(1000 * agent.cost.seconds / env.num_envs)
-    return {f"{who}/fastest_milliseconds": exactly(min(times)) for who, times in found.items()}
+            deciding.append(agent.cost.seconds - spent)
+            began = time.perf_counter()
+            agent.world_model.encode(images)
+            seeing.append(time.perf_counter() - began)
+        for what, times in (("decision", deciding), ("perception", seeing)):
+            yield f"{who}/{what}_milliseconds", exactly(1000 * min(times) / env.num_envs)
 
 
 def goals(env: TwoRoomsVectorEnv, play: Trials) -> Float[Tensor, "B 2"]:
     """Where the goals of the comparison lie, px."""
     _, info = env.reset(seed=seeds.derive(play.seed, "evaluation"))
     return torch.from_numpy(info["goal_position"])
-
-
-def terms(near: float, chores: Chores, readout: LinearReadout) -> dict[str, Term]:
-    """The intrinsic cost of all tasks."""
-
-    def deep(states: TensorDict) -> Tensor:
-        return chores.depth(readout(states["latent"]))
-
-    return {
-        "goal": partial(Away, width=near),
-        "effort": lambda goal: Effort(),
-        "wall": lambda goal: Boundary(deep),
-    }
-
-
-def largest(space: ActionSpace, chores: Chores) -> dict[str, float]:
-    """The most that each term can cost in one step."""
-    corner = space.low.abs().maximum(space.high.abs())
-    deepest = max(disc.radius for disc in chores.discs) + chores.margin
-    return {"goal": 1.0, "effort": float(corner.square().sum()), "wall": deepest}

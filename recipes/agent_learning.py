@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -74,8 +75,8 @@ class Reacting:
     rounds: int = 2
     episodes: int = 100
     max_steps: int = 120
-    first: int = 4000
-    plans: int = 2000
+    first: int = 500
+    plans: int = 2500
     steps: int = 1500
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -159,14 +160,15 @@ class Learning:
 
         return learnt(critic, self.out / f"{name}.safetensors", learn).requires_grad_(False)
 
-    def policy(
+    def policies(
         self,
         energy: Callable[[TensorDict], Energy],
         planner: Planner,
         practise: Callable[[GoalPolicy, int, int, int], ShortTermMemory],
         reacting: Reacting,
-    ) -> GoalPolicy:
+    ) -> list[GoalPolicy]:
         """Mode 1 out of mode 2's plans: for what is in memory, and then where mode 1 itself goes.
+        As it was before the first round, and after each.
 
         practise: the policy plays so many episodes of so many steps; what is remembered of it.
             The last argument is the seed of the episodes.
@@ -174,6 +176,7 @@ class Learning:
         with seeds.weights(self.seed, "policy"):
             policy = GoalPolicy(self.scale, self.space, hidden=reacting.hidden)
         lessons = ShortTermMemory(reacting.first + reacting.rounds * reacting.plans)
+        found = []
         for turn in range(reacting.rounds + 1):
             file = self.out / f"lessons_{turn}.safetensors"
             if not file.is_file():
@@ -187,7 +190,8 @@ class Learning:
             lessons = ShortTermMemory.load(file)
             learn = partial(self._imitate, policy, lessons, reacting, turn)
             learnt(policy, self.out / f"policy_{turn}.safetensors", learn).requires_grad_(False)
-        return policy
+            found.append(copy.deepcopy(policy))
+        return found
 
     def _planned(
         self,

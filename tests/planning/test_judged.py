@@ -24,7 +24,7 @@ def play(env, seed=0, steps=25):
 
 
 def room(count=60):
-    empty = Maze(walls=[(0, 0, 1, 1)], size=32, max_norm=1.2, least=8.0)
+    empty = Maze(walls=[(0.0, 0.0, 1.0, 1.0)], size=32, max_norm=1.2, least=8.0)
     return TwoRoomsVectorEnv(count, rooms=empty, radius=1.5, max_steps=25)
 
 
