@@ -33,7 +33,7 @@ def test_success_needs_little_effort_and_effort_ends_with_the_episode():
     moved = np.linalg.norm(np.diff(positions, axis=0), axis=2)
     steps = np.cumsum(moved > 1e-4, axis=0)
     assert np.allclose(efforts[1:], 0.64 * steps, atol=1e-3)
-    assert plain[-1].mean() > 0.9
+    assert plain[-1].mean() > 0.7
     _, judged, _ = play(Judged(TrueState(room()), effort=8.0))
     assert (judged == (plain & (efforts <= 8.0))).all()
     assert 0.1 < judged[-1].mean() < plain[-1].mean()
