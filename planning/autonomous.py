@@ -5,7 +5,7 @@ LeCun 2022, "A Path Towards Autonomous Machine Intelligence", figure 2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ class AutonomousAgent(Replanning):
         cost: CostModule,
         memory: ShortTermMemory,
         task: Task,
-        placed: Any = None,
+        placed: Callable[[Tensor], Tensor] | None = None,
         **others: Any,
     ) -> None:
         self.configurator, self.cost_module, self.memory = configurator, cost, memory
@@ -57,20 +57,21 @@ class AutonomousAgent(Replanning):
         super().__init__(**others)
 
     def configure(self, task: Task) -> None:
-        """From the next decision on; call `reset` before a new batch of episodes."""
+        """From the next decision on, which starts from no plan; episodes may go on."""
         settings = self.configurator(task)
         if settings.place is not None and self.placed is None:
             raise ValueError(
                 "a goal that is a place needs `placed`, which reads places off latents"
             )
         self.settings: Settings = settings
+        self.choice: Choice | None = None
         self._goal = None
 
     def reset(self) -> None:
         """As `Replanning`; new episodes begin. What is in memory stays."""
         super().reset()
         self.settings.actor.reset()
-        self.choice: Choice | None = None
+        self.choice = None
         self.planned = 0  # decisions of mode 2, all environments together
         self._decisions = 0
         if self.memory.written:

@@ -34,7 +34,7 @@ class Task:
             None: all alike.
         mode: plan at every decision, react, or switch between both.
         horizon: of plans; None: the planner's.
-        effort: factor of the planner's samples.
+        samples: factor of the planner's samples.
         trust: weight of the critic after a plan; 0: it is not asked.
         seconds: of planning for each decision of the batch; None: as long as it takes.
     """
@@ -44,15 +44,15 @@ class Task:
     attention: Float[Tensor, " D"] | None = None
     mode: Mode = "plan"
     horizon: int | None = None
-    effort: float = 1.0
+    samples: float = 1.0
     trust: float = 1.0
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.effort <= 0 or self.trust < 0 or (self.horizon is not None and self.horizon < 1):
+        if self.samples <= 0 or self.trust < 0 or (self.horizon is not None and self.horizon < 1):
             raise ValueError(
-                "need effort > 0, trust >= 0 and horizon >= 1; got "
-                f"{self.effort}, {self.trust} and {self.horizon}"
+                "need samples > 0, trust >= 0 and horizon >= 1; got "
+                f"{self.samples}, {self.trust} and {self.horizon}"
             )
         if self.attention is not None and not (self.attention >= 0).all():
             raise ValueError(f"attention must be at least 0; got {self.attention.tolist()}")
@@ -103,7 +103,7 @@ class Configurator:
         )
 
     def _actor(self, task: Task) -> Actor:
-        samples = max(2, round(task.effort * self.planner.samples))
+        samples = max(2, round(task.samples * self.planner.samples))
         planner = replace(
             self.planner,
             samples=samples,

@@ -256,15 +256,20 @@ def test_one_agent_does_what_each_task_says():
     assert reacted.cost.transitions == ours.planned == 0
     ours.configure(Task(mode="switch"))
     assert evaluate(ours, env, max_steps=30, seed=0).rate == 1
-    ours.configure(Task(horizon=2, effort=0.5))
+    ours.configure(Task(horizon=2, samples=0.5))
     evaluate(ours, env, max_steps=30, seed=0)
     assert ours.plan.actions.shape == (B, 2, 1)
+    observation, _ = env.reset(seed=1)
+    for task in (Task(horizon=3), Task(mode="react"), Task(horizon=4)):  # on the way
+        ours.configure(task)
+        observation, *_ = env.step(ours.act(observation))
+    assert ours.plan.actions.shape == (B, 4, 1)
     with pytest.raises(ValueError, match="no term 'gaol'"):
         ours.configure(Task(weights={"gaol": 1.0}))
     with pytest.raises(ValueError, match="needs a policy"):
         agent(Task(mode="react"))
-    with pytest.raises(ValueError, match="effort > 0"):
-        Task(effort=0.0)
+    with pytest.raises(ValueError, match="samples > 0"):
+        Task(samples=0.0)
 
 
 def test_every_decision_is_remembered_with_its_cost():
