@@ -33,6 +33,7 @@ from ..planning.readout import LinearReadout
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.intervals import wilson
 from .agent_learning import Criticism, Learning, Reacting, remembered
+from .agent_pictures import save_pictures
 from .agent_tasks import USUAL, Chores, largest, terms
 from .embedding import Latent
 from .fit import Hardware
@@ -165,6 +166,9 @@ def agent(
     metrics |= dict(compared_modes(shared, ours, young))
     chance = RandomAgent(**shared.parts, correlation=experience.correlation)
     told, baselines = compared_tasks(shared, cost, ours, chance, maze)
+    few = TwoRoomsVectorEnv(8, rooms=maze, radius=play.radius, max_steps=play.max_steps)
+    assert cost.critic is not None
+    save_pictures(out, ours, cost.critic, maze, chores, few, play.seed)
     errors = horizon_errors(model, held_out, readout)
     result = write_result(
         out,

@@ -6,15 +6,19 @@ import json
 
 import numpy as np
 import torch
-import yaml
 
 from jepa.datasets.trajectories import EpisodeArrays
+from jepa.files import read_arrays
+from jepa.planning.maze import Maze
 from jepa.recipes.agent_learning import remembered
 from jepa.recipes.cli import main
 
+MAZE = {
+    "walls": [(15.0, 8.0, 17.0, 31.0)], "size": 32, "max_norm": 1.2, "slide": 1.0, "least": 20.0,
+}  # fmt: skip
 CONFIG = {
     "name": "tiny",
-    "maze": {"walls": [[15, 8, 17, 31]], "size": 32, "max_norm": 1.2, "slide": 1.0, "least": 10},
+    "maze": MAZE,
     "experience": {"episodes": 12, "decisions": 8, "repeat": 2},
     "latent": {"size": 4, "width": 4},
     "joint": {"hidden": 8, "window": 2, "steps": 3, "batch_size": 8},
@@ -33,7 +37,7 @@ CONFIG = {
 
 def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path, capsys):
     given, out = tmp_path / "tiny.yaml", tmp_path / "run"
-    given.write_text(yaml.safe_dump(CONFIG))
+    given.write_text(json.dumps(CONFIG))
     assert main(["agent", "--config", str(given), f"--out={out}"]) == 0, capsys.readouterr().err
     first = json.loads((out / "result.json").read_text())
     metrics = first["metrics"]
@@ -60,6 +64,15 @@ def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path, capsys):
         assert name.endswith("milliseconds") or number == metrics[name], name
     assert again["baselines"] == first["baselines"]
     assert [file.stat().st_mtime_ns for file in files] == made
+    assert main(["report", f"--run={out}"]) == 0
+    page = (out / "report.html").read_text()
+    assert page.count("<svg") == 3
+    drawn = read_arrays(out / "agent_pictures.npz")
+    free = ~np.isnan(drawn["critic"])
+    assert (free == (Maze(**MAZE).picture.numpy() == 0)).all()
+    x, y = drawn["goal"].astype(int)
+    assert drawn["length"][y, x] == 0
+    assert all(len(drawn[f"way_{task}"]) == 5 for task in tasks)  # 4 steps are too few to arrive
 
 
 def test_experience_becomes_memory_with_goals_that_were_seen():
