@@ -6,6 +6,7 @@ and world model write, the critic learns from it (section 3.2).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from jepa import seeds
 from jepa.files import read_safetensors, write_safetensors
@@ -208,8 +209,8 @@ class RememberedWindows(IterableDataset[dict[str, Tensor]]):
         self.memory, self.batch_size, self.length, self.seed = memory, batch_size, length, seed
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        number = 0
-        while True:
+        worker = get_worker_info()
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for number in itertools.count(first, stride):
             draws = seeds.generator(self.seed, "remembered", number)
             yield self.memory.windows(self.batch_size, self.length, draws).to_dict()
-            number += 1

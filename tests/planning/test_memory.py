@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 from tensordict import TensorDict
+from torch.utils.data import DataLoader
 
 from jepa import seeds
 from jepa.files import write_safetensors
@@ -112,6 +115,18 @@ def test_a_saved_memory_goes_on_as_the_one_that_was_not(tmp_path):
     one, another = (next(iter(batches)) for batches in loaded)
     assert one["cost"].shape == (5, 2)
     assert all(torch.equal(one[key], another[key]) for key in one)
+
+
+def test_workers_share_the_batches_in_the_same_order():
+    memory, _ = filled()
+    windows = RememberedWindows(memory, batch_size=3, length=2, seed=4)
+    alone, shared = (
+        list(itertools.islice(DataLoader(windows, batch_size=None, num_workers=workers), 5))
+        for workers in (0, 2)
+    )
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one["cost"], other["cost"])
+    assert not torch.equal(alone[0]["cost"], alone[1]["cost"])
 
 
 def test_wrong_rows_and_files_are_refused(tmp_path):
