@@ -10,6 +10,7 @@ from typing import Any
 
 from jepa.keys import FAULTS, KeyTable, MisfitError
 
+from .agent import agent
 from .collect import collect
 from .compare import compare
 from .control import control
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         control,
         rooms,
         hierarchy,
+        agent,
         task,
         study,
         demo,

@@ -13,6 +13,7 @@ from jepa.files import atomic_path, read_arrays
 from jepa.metrics_log import read_metrics
 
 from . import figures, page
+from .agent_pictures import PICTURES, agent_part
 from .clip_pictures import clip_sheets, read_clip_pictures
 from .folder import CONFIG
 from .hierarchy_pictures import EPISODE, hierarchy_part
@@ -93,6 +94,8 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
         yield "Control", content
     if (run / EPISODE).is_file():
         yield "Levels", hierarchy_part(run, result)
+    if (run / PICTURES).is_file():
+        yield "The agent", agent_part(run)
     yield "How to repeat it", repetition_part(run, result)
 
 
