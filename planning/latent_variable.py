@@ -13,6 +13,7 @@ pay, where each nat that the choice differs from the prior costs `information`.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,14 +22,14 @@ from torch import Tensor
 
 from .dynamics import Dynamics, ResidualMLP
 from .heads import OutcomesHead, outcome
-from .training import DynamicsTraining
 
 
 def energies(
     states: TensorDict, truth: Float[Tensor, "*B D"], information: float
 ) -> Float[Tensor, "*B K"]:
-    """E of each z: the squared distance of its outcome from what came, and what telling z costs."""
-    error = (states["outcomes"] - truth.unsqueeze(-2)).square().sum(dim=-1)
+    """E of each z: the mean square, per number, of its outcome less what came, and what telling z
+    costs."""
+    error = (states["outcomes"] - truth.unsqueeze(-2)).square().mean(dim=-1)
     return error - information * states["log_prior"]
 
 
@@ -93,17 +94,15 @@ class Explained(Dynamics):
         return self.dynamics.observe(state, latent)
 
 
-def futures_training(
-    dynamics: Dynamics, *, information: float, learning_rate: float = 2e-3
-) -> DynamicsTraining:
-    """Training by the free energy, with windows as `Explained` goes through them."""
-    return DynamicsTraining(
-        Explained(dynamics, information),
-        error=partial(free_energy, information=information),
-        rollout=0.0,
-        teacher_forced=1.0,
-        learning_rate=learning_rate,
-    )
+def by_free_energy(dynamics: Dynamics, information: float) -> dict[str, Any]:
+    """What `DynamicsTraining` and `JointTraining` must be told to train by the free energy, with
+    windows as `Explained` goes through them."""
+    return {
+        "dynamics": Explained(dynamics, information),
+        "error": partial(free_energy, information=information),
+        "rollout": 0.0,
+        "teacher_forced": 1.0,
+    }
 
 
 @torch.no_grad()
@@ -113,8 +112,8 @@ def measure_noise(
     actions: Float[Tensor, "B L A"],
     information: float,
 ) -> None:
-    """Sets the noise of the head to the mean square that is left over when z is known: of windows
-    that were not trained on, each step foreseen from the latent that came."""
+    """Sets the noise of the head to the mean square that is left over when z is known, each step
+    foreseen from the latent that came."""
     head = dynamics.head
     if not isinstance(head, OutcomesHead):
         raise ValueError(f"only an OutcomesHead has noise to measure; got {type(head).__name__}")

@@ -10,12 +10,14 @@ from typing import Any
 
 from jepa.keys import FAULTS, KeyTable, MisfitError
 
+from .adaptation import adapt
 from .collect import collect
 from .compare import compare
 from .control import control
 from .demo import demo
 from .exporting import export
 from .fetch import fetch
+from .futures import futures
 from .hierarchy import hierarchy
 from .importing import import_
 from .models import models
@@ -39,6 +41,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         control,
         rooms,
         hierarchy,
+        futures,
+        adapt,
         task,
         study,
         demo,

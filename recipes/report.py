@@ -15,6 +15,7 @@ from jepa.metrics_log import read_metrics
 from . import figures, page
 from .clip_pictures import clip_sheets, read_clip_pictures
 from .folder import CONFIG
+from .futures_pictures import FUTURES, futures_part
 from .hierarchy_pictures import EPISODE, hierarchy_part
 from .page import Html
 from .pictures import Pictures, as_colours, mask_picture, read_pictures
@@ -93,6 +94,8 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
         yield "Control", content
     if (run / EPISODE).is_file():
         yield "Levels", hierarchy_part(run, result)
+    if (run / FUTURES).is_file():
+        yield "Futures", futures_part(run)
     yield "How to repeat it", repetition_part(run, result)
 
 

@@ -20,14 +20,15 @@ from jepa.planning.ensemble import Ensemble
 from jepa.planning.heads import OutcomesHead, drawn, outcome
 from jepa.planning.latent_variable import (
     Explained,
+    by_free_energy,
     energies,
     free_energy,
-    futures_training,
     inferred,
     measure_noise,
     posterior,
     told,
 )
+from jepa.planning.training import DynamicsTraining
 from jepa.planning.uncertain import Expected
 
 
@@ -49,7 +50,7 @@ def test_inference_and_free_energy_against_brute_force_and_the_mixture():
     price = 0.7
     for b in range(len(truth)):
         prior = states["log_prior"][b].exp().numpy()
-        error = np.square(states["outcomes"][b].numpy() - truth[b].numpy()).sum(-1)
+        error = np.square(states["outcomes"][b].numpy() - truth[b].numpy()).mean(-1)
         energy = error - price * np.log(prior)
         assert energies(states, truth, price)[b].numpy() == pytest.approx(energy)
         assert inferred(states, truth, price)[b] == energy.argmin()
@@ -64,12 +65,12 @@ def test_inference_and_free_energy_against_brute_force_and_the_mixture():
         assert least == pytest.approx(q @ error + price * nats)
         for other in np.random.default_rng(b).dirichlet([1, 1, 1], size=20):
             assert least <= other @ error + price * scipy.stats.entropy(other, prior) + 1e-12
-        # and up to a constant it is the likelihood under Gaussians of variance price / 2
+        # and up to a constant it is the likelihood under Gaussians of variance price * size / 2
         density = [
-            scipy.stats.multivariate_normal(mean, price / 2).pdf(truth[b].numpy())
+            scipy.stats.multivariate_normal(mean, price).pdf(truth[b].numpy())
             for mean in states["outcomes"][b].numpy()
         ]
-        constant = -price * math.log(math.pi * price)  # two numbers
+        constant = -price * math.log(2 * math.pi * price)  # two numbers
         assert least == pytest.approx(-price * math.log(prior @ density) + constant)
 
 
@@ -123,7 +124,7 @@ def learnt():
     scales = Scales(torch.tensor([2.0]), torch.tensor([0.5]))
     dynamics = ResidualMLP(scales, hidden=32, head=partial(OutcomesHead, values=3))
     rows = [{"observations": z, "actions": a} for z, a in zip(*coins(4000, 1), strict=True)]
-    training = futures_training(dynamics, information=0.1, learning_rate=5e-3)
+    training = DynamicsTraining(**by_free_energy(dynamics, 0.1), learning_rate=5e-3)
     lightning.Trainer(
         max_steps=500, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
