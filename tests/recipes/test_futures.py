@@ -8,9 +8,11 @@ import pytest
 import torch
 import yaml
 
+from jepa.planning.dynamics import Scales
 from jepa.planning.stochastic_door import StochasticDoor
 from jepa.recipes.cli import main
 from jepa.recipes.door_trials import DoorTrials, foreseen, simulate
+from jepa.recipes.latent import Joint, Unknown, beside_a_latent
 
 CONFIG = {
     "name": "tiny",
@@ -43,6 +45,12 @@ def test_a_run_learns_foresees_plays_reports_and_does_not_learn_twice(tmp_path, 
     assert again["metrics"] == first["metrics"]
     assert main(["report", f"--run={out}"]) == 0
     assert "what may come" in (out / "report.html").read_text()
+
+
+def test_what_is_unknown_needs_no_velocity():
+    scales = Scales(torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="order 1"):
+        beside_a_latent(Joint(order=2, unknown=Unknown()), scales)
 
 
 def test_trials_at_a_door_that_is_still_end_as_it_stands():
