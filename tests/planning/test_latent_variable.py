@@ -28,6 +28,7 @@ from jepa.planning.latent_variable import (
     posterior,
     told,
 )
+from jepa.planning.recurrent import GRU
 from jepa.planning.training import DynamicsTraining
 from jepa.planning.uncertain import Expected
 
@@ -99,6 +100,36 @@ def test_the_head_tells_mean_and_variance_of_the_mixture_and_draws_from_it():
     gaussian = TensorDict({"latent": torch.ones(3, 2), "variance": torch.ones(3, 2)}, [3])
     noise = torch.randn(3, 2)
     assert torch.equal(drawn(gaussian, noise, torch.rand(3)), 1 + noise)
+
+
+@pytest.mark.parametrize("sampling", ["ts_inf", "ts1"])
+@torch.no_grad()
+def test_particles_are_dealt_to_the_outcomes_of_their_members_as_evenly_as_can_be(sampling):
+    torch.manual_seed(0)
+    scales = Scales(torch.ones(2), torch.ones(1))
+    head = partial(OutcomesHead, values=3)
+    members = [ResidualMLP(scales, hidden=8, head=head) for _ in range(2)]
+    count = 40
+    world = Ensemble(members, particles=count, sampling=sampling)
+    latent, action = torch.randn(5, 2), torch.randn(5, 1)
+    state = world.step(world.start(latent), action)
+    assert set(state["memory", "members"].keys()) == {"latent", "variance"}
+    for m, member in enumerate(members):
+        alone = member.step(member.start(latent), action)
+        own = state["particles"][:, m * count : (m + 1) * count]
+        away = (own[:, :, None] - alone["outcomes"][:, None]).abs().amax(dim=-1)
+        found = away < 1e-5
+        assert (found.sum(dim=-1) == 1).all()
+        shares = alone["log_prior"].exp()
+        assert ((found.sum(dim=1) / count - shares).abs() < 2 / count).all()
+    assert torch.isfinite(world.step(state, action)["particles"]).all()
+
+
+def test_recurrent_dynamics_take_the_head_and_remember():
+    scales = Scales(torch.ones(2), torch.ones(1))
+    model = Ensemble([GRU(scales, hidden=8, head=OutcomesHead)], particles=3)
+    states = model.rollout(model.start(torch.randn(4, 2)), torch.randn(5, 4, 6, 1))
+    assert states["particles"].shape == (5, 4, 6, 3, 2)
 
 
 JUMP, CHANCE, STEPS = 3.0, 0.3, 4
