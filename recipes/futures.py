@@ -99,7 +99,7 @@ def futures(
     kinds = learn_kinds(out, point, latents, data, dynamics, unknown, hardware, seed)
     readout = position_readout(latents, data)
     truth = simulate(world, trials, experience.repeat)
-    metrics: dict[str, Measured] = {}
+    metrics = {f"true/{score}": value for score, value in foreseen(truth.futures, truth).items()}
     dreams: dict[str, Tensor] = {}
     for who, kind in kinds.items():
         model = cloud(point, kind, 1 if who == "point" else trials.particles)
@@ -120,9 +120,14 @@ def futures(
         return found
 
     near = partial(approach, haste=play.haste)
-    for who, kind in kinds.items():
-        model = point if who == "point" else cloud(point, kind, particles)
-        energy = near if who == "point" else partial(expected, near)
+    models = {who: cloud(point, kind, particles) for who, kind in kinds.items()}
+    agents = {
+        "point": (point, near),
+        "gaussian": (models["gaussian"], partial(expected, near)),
+        "outcomes": (models["outcomes"], partial(expected, near)),
+        "outcomes_mean": (models["outcomes"], near),  # the distance of the mean of all futures
+    }
+    for who, (model, energy) in agents.items():
         agent = PlanningAgent(world_model=model, planner=planner, energy=energy, **parts)
         found = played(who, agent)
         metrics[f"{who}/success"] = share(found)

@@ -158,11 +158,10 @@ def learn_jointly(
     scale = action_scale(features)
     with seeds.weights(seed, "joint"):
         scales = Scales(torch.ones(embedding.size), scale)
+        beside = beside_a_latent(joint, scales)
+        terms = joint.terms(embedding.size, scale)
         training = JointTraining(
-            embedding,
-            terms=joint.terms(embedding.size, scale),
-            learning_rate=joint.learning_rate,
-            **beside_a_latent(joint, scales),
+            embedding, terms=terms, learning_rate=joint.learning_rate, **beside
         )
     windows = Windows(features, length=joint.window)
     loader = window_loader(windows, batch_size=joint.batch_size, seed=seed)
