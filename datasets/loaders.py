@@ -22,7 +22,6 @@ from .images import ImageSet, InMemoryImages, UnreadableImageError, fingerprint
 from .samples import Samples, read_or_next
 from .transforms import apply_seeded, eval_transform, pretrain_transform, to_channels
 
-
 SMALL = 64  # pixels up to which crops are faster for a whole batch at once than one by one
 
 

@@ -114,6 +114,16 @@ def sample_covers(
     return (low <= truth) & (truth <= high)
 
 
+def particle_scores(
+    particles: Float[Tensor, "B H P D"], truth: Float[Tensor, "B H D"], *, level: float = 0.9
+) -> tuple[Float[Tensor, " H"], Float[Tensor, " H"]]:
+    """Continuous ranked probability score, and coverage of the central intervals of `level`, as in
+    `Calibration`, of equally likely futures; one particle is a prediction that is certain."""
+    samples, truth = particles.movedim(-2, -1).double(), truth.double()
+    covered = sample_covers(samples, truth, level).double()
+    return sample_crps(samples, truth).mean(dim=(0, 2)), covered.mean(dim=(0, 2))
+
+
 def rank_correlation(a: Float[Tensor, "B H"], b: Float[Tensor, "B H"]) -> Float[Tensor, " H"]:
     """Spearman's, over the environments; not a number where one of them is constant."""
     pairs = zip(a.T.numpy(force=True), b.T.numpy(force=True), strict=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from jepa import seeds
 
 from .dynamics import Dynamics
+from .heads import drawn
 
 Sampled: TypeAlias = Literal["ts_inf", "ts1"]
 
@@ -115,8 +116,10 @@ class Ensemble(Dynamics):
         noise_variance = torch.zeros_like(mean)
         if "variance" in members:
             noise_variance = members["variance"]
-            noise = noise_table(*self._luck, mean.shape[2], mean.device)[steps]
-            particles = mean + noise_variance.sqrt() * noise.to(mean)
+            normal = noise_table(*self._luck, mean.shape[2], mean.device)[steps]
+            uniform = uniform_table(*self._luck, mean.device)[steps]
+            particles = drawn(members, normal.to(mean), uniform.to(mean))
+            members = members.exclude("outcomes", "log_prior", "noise")
         of_members = mean.unflatten(1, (self.count, -1)).mean(dim=2)
         memory = {
             "members": members.update({"latent": particles}),
@@ -170,6 +173,17 @@ def noise_table(
         noise = noise - noise.mean(dim=2, keepdim=True)
         noise = noise / noise.square().mean(dim=(1, 2), keepdim=True).sqrt()
     return noise.flatten(1, 2).to(device)
+
+
+@functools.lru_cache(maxsize=16)
+def uniform_table(
+    seed: int, period: int, members: int, particles: int, device: torch.device
+) -> Float[Tensor, "period P"]:
+    """Uniform numbers, one of each member's in each of equal parts of [0, 1): so that particles are
+    dealt to outcomes as evenly as can be. Shared by all callers: do not write."""
+    generator = seeds.generator(seed, "trajectory_outcomes")
+    draws = torch.rand(2, period, members, particles, generator=generator)
+    return ((draws[0].argsort(dim=-1) + draws[1]) / particles).flatten(1).to(device)
 
 
 @functools.lru_cache(maxsize=16)

@@ -6,6 +6,9 @@ would be perfect; further terms see to it that latents tell something.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytorch_lightning as lightning
 import torch
 from jaxtyping import Float, Shaped
@@ -122,16 +125,21 @@ class LeWM(Terms):
         return {"sigreg": self.weight * torch.stack(statistics).mean()}
 
 
+def mean_square(states: TensorDict, truth: Float[Tensor, "B L D"]) -> Float[Tensor, "B L"]:
+    """Of the foreseen latents' components, less those that came."""
+    return (states["latent"] - truth).square().mean(dim=-1)
+
+
 class JointTraining(lightning.LightningModule):
     """Trains embedding and dynamics on windows of features [B, L + 1, ...] and actions [B, L, A].
 
-    The loss is the mean squared error per component of L latents, each foreseen from the last, all
-    from the first, plus `terms`; gradients reach the latents that are foreseen as well.
+    By default the loss is the mean squared error per component of L latents, each foreseen from the
+    last, all from the first; plus `terms`. Gradients reach the latents that are foreseen as well.
 
     Args:
         embedding, dynamics: to be trained.
         terms: e.g. `PLDM`; what it has learnt is of no use later.
-        history: decisions whose outcome is told first, see `foresight_loss`.
+        error, rollout, teacher_forced, history: see `foresight_loss`.
         learning_rate: highest; AdamW, linear warm-up and cosine decay to 0.
         weight_decay: of AdamW.
         warmup: share of the steps.
@@ -143,6 +151,9 @@ class JointTraining(lightning.LightningModule):
         dynamics: Dynamics,
         terms: Terms,
         *,
+        error: Callable[[TensorDict, Tensor], Tensor] = mean_square,
+        rollout: float = 1.0,
+        teacher_forced: float = 0.0,
         history: int = 0,
         learning_rate: float = 7e-4,
         weight_decay: float = 1e-4,
@@ -150,7 +161,13 @@ class JointTraining(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.embedding, self.dynamics, self.terms = embedding, dynamics, terms
-        self.history = history
+        self.loss = partial(
+            foresight_loss,
+            error=error,
+            rollout=rollout,
+            teacher_forced=teacher_forced,
+            history=history,
+        )
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
 
     def losses(
@@ -159,9 +176,7 @@ class JointTraining(lightning.LightningModule):
         """{"prediction"} and the terms; the embedding and the dynamics run under autocast if any
         is on, the terms in float32."""
         latents = self.embedding(features.flatten(0, 1)).float().unflatten(0, features.shape[:2])
-        prediction = foresight_loss(
-            self.dynamics, latents, actions, error=mean_square, history=self.history
-        )
+        prediction = self.loss(self.dynamics, latents, actions)
         with torch.autocast(latents.device.type, enabled=False):
             return {"prediction": prediction, **self.terms(latents, actions)}
 
@@ -174,8 +189,3 @@ class JointTraining(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with a schedule over the whole training."""
         return adam(self, self.learning_rate, self.weight_decay, self.warmup)
-
-
-def mean_square(states: TensorDict, truth: Float[Tensor, "B L D"]) -> Float[Tensor, "B L"]:
-    """Of the foreseen latents' components, less those that came."""
-    return (states["latent"] - truth).square().mean(dim=-1)

@@ -1,4 +1,4 @@
-"""TwoRooms for gymnasium: importing this module registers `jepa/TwoRooms-v0` and `jepa/Maze-v0`.
+"""TwoRooms for gymnasium: importing this module registers `jepa/TwoRooms-v0` and its like.
 
     import gymnasium
     import jepa.planning.two_rooms_env
@@ -10,6 +10,8 @@ Start and goal are in different rooms. Observations are images: `observation` sh
 where it is, `desired_goal` where it should be. An episode ends with success, and reward 1, when
 the dot is within `radius` px of the goal, or is truncated after `max_steps` steps. The truth is
 in `info`: `position`, `goal_position`, `wall`, `door` (px), `distance` (px), `success`.
+
+The other worlds are `jepa/Maze-v0` and `jepa/StochasticDoor-v0`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from .maze import Maze
+from .stochastic_door import StochasticDoor
 from .two_rooms import Positions, TwoRooms
 
 Arrays = dict[str, np.ndarray]
@@ -64,6 +67,20 @@ class Rooms(Protocol):
         ...
 
 
+@runtime_checkable
+class Changing(Rooms, Protocol):
+    """Rules of a world whose layout changes by itself, at random: `StochasticDoor`."""
+
+    def changed(self, layout: Any, positions: Positions, generator: torch.Generator) -> Any:
+        """The layouts before the next step; positions are those of the dots now."""
+        ...
+
+
+def next_layout(rooms: Rooms, layout: Any, positions: Positions, generator: torch.Generator) -> Any:
+    """The layouts in which the next step is made: the same ones, unless the world is `Changing`."""
+    return rooms.changed(layout, positions, generator) if isinstance(rooms, Changing) else layout
+
+
 class TwoRoomsVectorEnv(VectorEnv):
     """`num_envs` copies stepped together. A finished copy stands still until it is reset.
 
@@ -100,7 +117,8 @@ class TwoRoomsVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._position = self._goal = torch.zeros(num_envs, 2)
-        self._layout = self.rooms.layouts(num_envs, torch.Generator())
+        self._generator = torch.Generator()  # of what changes by itself
+        self._layout = self.rooms.layouts(num_envs, self._generator)
         self._steps = torch.zeros(num_envs, dtype=torch.int64)
         self._goal_image = np.zeros((num_envs, *image.shape), np.uint8)
 
@@ -122,6 +140,7 @@ class TwoRoomsVectorEnv(VectorEnv):
         self._goal = torch.where(chosen[:, None], goal, self._goal)
         self._steps = self._steps.masked_fill(chosen, 0)
         self._goal_image = self.rooms.render(self._goal, self._layout).numpy()
+        self._generator = generator
         return self._observation(), self._info()
 
     def step(
@@ -129,6 +148,7 @@ class TwoRoomsVectorEnv(VectorEnv):
     ) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, Arrays]:
         """Move every copy that has not finished by its action, px."""
         running = ~(self._arrived() | (self._steps >= self.max_steps))
+        self._layout = next_layout(self.rooms, self._layout, self._position, self._generator)
         moved = self.rooms.step(
             self._position, torch.as_tensor(actions, dtype=torch.float32), self._layout
         )
@@ -250,4 +270,10 @@ gymnasium.register(
     entry_point="jepa.planning.two_rooms_env:TwoRoomsEnv",
     vector_entry_point="jepa.planning.two_rooms_env:TwoRoomsVectorEnv",
     kwargs={"rooms": Maze(), "radius": 1.5, "max_steps": 480},
+)
+gymnasium.register(
+    id="jepa/StochasticDoor-v0",
+    entry_point="jepa.planning.two_rooms_env:TwoRoomsEnv",
+    vector_entry_point="jepa.planning.two_rooms_env:TwoRoomsVectorEnv",
+    kwargs={"rooms": StochasticDoor()},
 )

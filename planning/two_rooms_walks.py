@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jepa import seeds
 
-from .two_rooms_env import Rooms
+from .two_rooms_env import Rooms, next_layout
 
 
 def random_actions(
@@ -64,6 +64,7 @@ def random_walks(
         positions, frames = [position], [rooms.render(position, layout)]
         for action in actions.unbind(1):
             for _ in range(repeat):
+                layout = next_layout(rooms, layout, position, generator)
                 position = rooms.step(position, action, layout)
             positions.append(position)
             frames.append(rooms.render(position, layout))

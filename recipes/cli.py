@@ -10,6 +10,7 @@ from typing import Any
 
 from jepa.keys import FAULTS, KeyTable, MisfitError
 
+from .adaptation import adapt
 from .agent import agent
 from .collect import collect
 from .compare import compare
@@ -18,6 +19,7 @@ from .demo import demo
 from .exporting import export
 from .fetch import fetch
 from .fit import StoppedError
+from .futures import futures
 from .hierarchy import hierarchy
 from .importing import import_
 from .models import models
@@ -43,6 +45,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         rooms,
         hierarchy,
         agent,
+        futures,
+        adapt,
         task,
         study,
         demo,

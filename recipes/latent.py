@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as lightning
 import torch
@@ -23,7 +23,9 @@ from ..datasets.trajectories import EpisodeArrays, Trajectories
 from ..datasets.windows import Windows, window_loader
 from ..planning.dynamics import LatentWorldModel, ResidualMLP, Scales
 from ..planning.embedding import Embedding, FrozenEmbedding, features_of, latents_of
+from ..planning.heads import OutcomesHead
 from ..planning.joint import PLDM, JointTraining, Terms
+from ..planning.latent_variable import by_free_energy
 from ..planning.projection import SlowFeatures
 from ..planning.rewards import RewardHead, RewardTraining
 from ..planning.second_order import SecondOrder
@@ -55,6 +57,19 @@ class Slow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """A latent variable for what cannot be known; see `planning.latent_variable`.
+
+    Args:
+        values: how many it has; log(values) nats are all that it can tell.
+        information: price of a nat, in mean squares per number of the latent.
+    """
+
+    values: int = 4
+    information: float = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
 class Joint:
     """A latent that is learnt together with dynamics, from actions.
 
@@ -62,6 +77,7 @@ class Joint:
         terms: what keeps it from collapsing: PLDM, or LeWM, given as a class_path.
         hidden: width of the dynamics' layers.
         order: 2 where one picture does not show how fast things move: `SecondOrder`.
+        unknown: what makes the latent keep what is seen but cannot be foreseen; null: nothing.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -71,6 +87,7 @@ class Joint:
     terms: Callable[[int, Tensor], Terms] = PLDM
     hidden: int = 256
     order: Literal[1, 2] = 1
+    unknown: Unknown | None = None
     window: int = 8
     steps: int = 5000
     batch_size: int = 64
@@ -141,16 +158,26 @@ def learn_jointly(
     scale = action_scale(features)
     with seeds.weights(seed, "joint"):
         scales = Scales(torch.ones(embedding.size), scale)
+        beside = beside_a_latent(joint, scales)
+        terms = joint.terms(embedding.size, scale)
         training = JointTraining(
-            embedding,
-            ORDERS[joint.order](scales, hidden=joint.hidden),
-            joint.terms(embedding.size, scale),
-            history=joint.order - 1,
-            learning_rate=joint.learning_rate,
+            embedding, terms=terms, learning_rate=joint.learning_rate, **beside
         )
     windows = Windows(features, length=joint.window)
     loader = window_loader(windows, batch_size=joint.batch_size, seed=seed)
     trainer(joint.steps, hardware, f"latents of {title}").fit(training, loader)
+
+
+def beside_a_latent(joint: Joint, scales: Scales) -> dict[str, Any]:
+    """The dynamics that learn together with a latent, and how: see `foresight_loss`."""
+    if joint.unknown is None:
+        dynamics = ORDERS[joint.order](scales, hidden=joint.hidden)
+        return {"dynamics": dynamics, "history": joint.order - 1}
+    if joint.order != 1:
+        raise ValueError(f"a latent with what is unknown has order 1; got {joint.order}")
+    head = partial(OutcomesHead, values=joint.unknown.values)
+    dynamics = ResidualMLP(scales, hidden=joint.hidden, head=head)
+    return by_free_energy(dynamics, joint.unknown.information)
 
 
 def learn_world(

@@ -16,6 +16,7 @@ from . import figures, page
 from .agent_pictures import PICTURES, agent_part
 from .clip_pictures import clip_sheets, read_clip_pictures
 from .folder import CONFIG
+from .futures_pictures import FUTURES, futures_part
 from .hierarchy_pictures import EPISODE, hierarchy_part
 from .page import Html
 from .pictures import Pictures, as_colours, mask_picture, read_pictures
@@ -96,6 +97,8 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
         yield "Levels", hierarchy_part(run, result)
     if (run / PICTURES).is_file():
         yield "The agent", agent_part(run)
+    if (run / FUTURES).is_file():
+        yield "Futures", futures_part(run)
     yield "How to repeat it", repetition_part(run, result)
 
 

@@ -1,0 +1,80 @@
+"""Adaptation at toy size: what is learnt and measured, and that only replay holds the old world."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from jepa.planning.dynamics import ResidualMLP, Scales
+from jepa.planning.readout import LinearReadout
+from jepa.recipes.adaptation import Lived, Relearning, position_error, relearn
+from jepa.recipes.cli import main
+from jepa.recipes.fit import Hardware
+from jepa.recipes.latent import Dynamics
+
+CONFIG = {
+    "name": "tiny",
+    "rooms": {"size": 32, "border": 2, "wall_width": 2, "door_width": 5},
+    "changes": {"door": {"door": 5.0}, "slow": {"gain": 0.5}},
+    "experience": {"episodes": 12, "decisions": 6, "repeat": 2},
+    "latent": {"size": 4, "width": 4},
+    "joint": {"hidden": 8, "window": 2, "steps": 3, "batch_size": 8},
+    "dynamics": {"hidden": 8, "window": 2, "steps": 3, "batch_size": 8},
+    "relearning": {"episodes": 8, "replayed": 8, "steps": 3, "batch_size": 8},
+    "planner": {"horizon": 3, "samples": 6, "iterations": 1, "elites": 2},
+    "play": {"episodes": 2, "max_steps": 6},
+    "hardware": {"accelerator": "cpu", "precision": "float32"},
+}
+
+
+def test_a_run_adapts_plays_in_both_worlds_and_does_not_learn_twice(tmp_path, capsys):
+    given, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    given.write_text(yaml.safe_dump(CONFIG))
+    assert main(["adapt", "--config", str(given), f"--out={out}"]) == 0, capsys.readouterr().err
+    first = json.loads((out / "result.json").read_text())
+    for change in ("door", "slow"):
+        for who in ("tuned", "replay", "identified"):
+            for what in ("success", "old_success", "steps", "error_px", "old_error_px"):
+                assert f"{change}/{who}/{what}" in first["metrics"]
+        assert f"{change}/unchanged/success" in first["metrics"]
+    kept = (out / "slow_replay.safetensors").stat().st_mtime_ns
+    assert main(["adapt", f"--out={out}", "--resume"]) == 0
+    assert (out / "slow_replay.safetensors").stat().st_mtime_ns == kept
+    assert json.loads((out / "result.json").read_text())["metrics"] == first["metrics"]
+
+
+def steps_of(gain, count, seed):
+    """Positions that are latents, moved by gain times the action."""
+    generator = torch.Generator().manual_seed(seed)
+    actions = torch.randn(count, 12, 2, generator=generator)
+    start = torch.randn(count, 1, 2, generator=generator)
+    positions = torch.cat([start, start + gain * actions.cumsum(dim=1)], dim=1)
+    return Lived(positions, actions, positions)
+
+
+def test_a_gain_that_one_picture_does_not_show(tmp_path):
+    """Tuned dynamics forget the old gain, replay takes a gain between, who looks back knows."""
+    torch.manual_seed(0)
+    old, new = steps_of(1.0, 200, 0), steps_of(-1.0, 200, 1)
+    before = ResidualMLP(Scales(torch.ones(2) * 3, torch.ones(2)), hidden=32)
+    hardware = Hardware(accelerator="cpu", precision="float32")
+    learning = Relearning(steps=100, batch_size=64, learning_rate=2e-2)
+    args = (Dynamics(window=2), learning, hardware, 0)
+    before = relearn(tmp_path, "first", before, old, old, *args)["tuned"]
+    kinds = relearn(tmp_path, "then", before, old, new, *args)
+    same = LinearReadout(torch.eye(2), torch.zeros(2))
+
+    def errors(test):
+        return {who: position_error(now, test, same) for who, now in kinds.items()}
+
+    now, then = errors(steps_of(-1.0, 50, 2)), errors(steps_of(1.0, 50, 3))
+    assert now["unchanged"] > 4 * now["tuned"]
+    assert then["tuned"] > 4 * then["unchanged"]
+    assert now["identified"] == pytest.approx(now["tuned"], rel=1e-5)
+    assert then["identified"] == pytest.approx(then["unchanged"], rel=1e-5)
+    for world in (now, then):
+        assert world["identified"] < world["replay"] / 2
+        assert world["replay"] < max(world["tuned"], world["unchanged"])

@@ -1,0 +1,77 @@
+"""Futures of the stochastic door at toy size; its trials against the chain that decides them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from jepa.planning.dynamics import Scales
+from jepa.planning.stochastic_door import StochasticDoor
+from jepa.recipes.cli import main
+from jepa.recipes.door_trials import DoorTrials, foreseen, simulate
+from jepa.recipes.latent import Joint, Unknown, beside_a_latent
+
+CONFIG = {
+    "name": "tiny",
+    "world": {"rooms": {"size": 32, "border": 2, "wall_width": 2, "door_width": 5}},
+    "experience": {"episodes": 12, "decisions": 6, "repeat": 2},
+    "latent": {"size": 4, "width": 4},
+    "joint": {"hidden": 8, "window": 2, "steps": 3, "batch_size": 8},
+    "dynamics": {"hidden": 8, "window": 2, "steps": 3, "batch_size": 8},
+    "trials": {"count": 8, "futures": 12, "particles": 5, "decisions": 3},
+    "planner": {"horizon": 3, "samples": 6, "iterations": 1, "elites": 2},
+    "play": {"episodes": 2, "max_steps": 6},
+    "hardware": {"accelerator": "cpu", "precision": "float32"},
+}  # fmt: skip
+
+
+def test_a_run_learns_foresees_plays_reports_and_does_not_learn_twice(tmp_path, capsys):
+    given, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    given.write_text(yaml.safe_dump(CONFIG))
+    assert main(["futures", "--config", str(given), f"--out={out}"]) == 0, capsys.readouterr().err
+    first = json.loads((out / "result.json").read_text())
+    for who in ("point", "gaussian", "outcomes"):
+        names = ("success", "door_crps_1", "both_2", "stray_2", "walk_coverage_4")
+        assert {f"{who}/{name}" for name in names} <= first["metrics"].keys()
+    assert first["metrics"]["point/both_2"]["value"] == 0  # one prediction has one end
+    assert (out / "futures.png").stat().st_size > 1000
+    kept = (out / "outcomes.safetensors").stat().st_mtime_ns
+    assert main(["futures", f"--out={out}", "--resume"]) == 0
+    assert (out / "outcomes.safetensors").stat().st_mtime_ns == kept
+    again = json.loads((out / "result.json").read_text())
+    assert again["metrics"] == first["metrics"]
+    assert main(["report", f"--run={out}"]) == 0
+    assert "what may come" in (out / "report.html").read_text()
+
+
+def test_what_is_unknown_needs_no_velocity():
+    scales = Scales(torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="order 1"):
+        beside_a_latent(Joint(order=2, unknown=Unknown()), scales)
+
+
+def test_trials_at_a_door_that_is_still_end_as_it_stands():
+    world = StochasticDoor(flip=0.0)
+    trials = simulate(world, DoorTrials(count=60, futures=3, decisions=6), repeat=4)
+    crossed = trials.crossed(trials.futures)
+    assert (crossed[:, -1] == trials.layout.open).all()
+    assert (crossed.diff(dim=1) >= 0).all()
+
+
+def test_the_true_futures_score_best_and_a_point_covers_one_side():
+    trials = simulate(StochasticDoor(), DoorTrials(count=40, futures=60, decisions=4), repeat=4)
+    best = foreseen(trials.futures, trials)
+    point = foreseen(trials.futures.mean(dim=2, keepdim=True), trials)
+    assert best["both_4"]["value"] == 1
+    assert best["crossing_error_4"]["value"] == 0
+    assert best["stray_4"]["value"] < 0.01
+    assert point["both_4"]["value"] == 0
+    assert point["stray_4"]["value"] > 0.5
+    assert best["door_crps_4"]["value"] < point["door_crps_4"]["value"]
+    # of the best possible forecast, CRPS is half the mean distance of two futures
+    x = trials.futures[:, 3, :, 0]
+    half = torch.cdist(x[..., None], x[..., None]).mean().item() / 2
+    assert best["door_crps_4"]["value"] == pytest.approx(half, rel=1e-4)
