@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from torch import Tensor
 
+from .agent import Cost
+from .hierarchy import Deliberation, Level
 from .intrinsic import Critic, IntrinsicCost
 from .policy import GoalPolicy, imagined_actions
 from .protocols import ActionSpace, Energy, Plan, WarmStart, WorldModel
@@ -31,6 +33,7 @@ class Scene:
     cost: the intrinsic cost, for goal states [B].
     action_space: bounds.
     generator: of the planner's draws.
+    spent: on planning so far; planners add to it.
     last: the last choice in these environments; None: the first one.
     """
 
@@ -41,6 +44,7 @@ class Scene:
     cost: Callable[[TensorDict], IntrinsicCost]
     action_space: ActionSpace
     generator: torch.Generator
+    spent: Cost
     last: Choice | None = None
 
     def part(self, which: Bool[Tensor, " B"]) -> Scene:
@@ -111,6 +115,37 @@ class ModeTwo:
             return WarmStart(seed)
         known = [seed[None]] + ([] if later.candidates is None else [later.candidates])
         return replace(later, candidates=torch.cat(known))
+
+
+class ModeTwoOnLevels:
+    """Plans on several levels, the lowest of them by the scene's energy.
+
+    Args:
+        planner: of the lowest level.
+        above: the levels above it, from low to high.
+    """
+
+    def __init__(self, *, planner: Sampling, above: Sequence[Level]) -> None:
+        self.planner, self.above = planner, list(above)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was thought."""
+        self._deliberation: Deliberation | None = None
+
+    def choose(self, scene: Scene) -> Choice:
+        """A plan for every environment; without a last choice, all levels think anew."""
+        lowest = Level(
+            world_model=scene.world_model,
+            planner=self.planner,
+            action_space=scene.action_space,
+            energy=scene.energy,
+        )
+        if self._deliberation is None or scene.last is None:
+            self._deliberation = Deliberation([lowest, *self.above])
+        self._deliberation.levels[0] = lowest
+        plan = self._deliberation.plan(scene.state, scene.goal, scene.spent, scene.generator)
+        return Choice(plan, torch.ones_like(plan.energy, dtype=torch.bool))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +255,7 @@ class Switch:
     def __init__(
         self,
         one: ModeOne,
-        two: ModeTwo,
+        two: ModeTwo | ModeTwoOnLevels,
         doubts: Sequence[Doubt],
         *,
         seconds: float | None = None,

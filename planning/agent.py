@@ -67,6 +67,13 @@ class Counted:
         return self.world_model.rollout(state, actions)
 
 
+def counted(world_model: WorldModel, cost: Cost) -> Counted:
+    """The model, counted; as it is where it is so already."""
+    if isinstance(world_model, Counted) and world_model.cost is cost:
+        return world_model
+    return Counted(world_model, cost)
+
+
 class Replanning(ABC):
     """Receding horizon control of gymnasium vector environments; `_decide` is how it plans.
 

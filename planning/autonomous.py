@@ -90,6 +90,7 @@ class AutonomousAgent(Replanning):
             cost=partial(self.cost_module.intrinsic, weights=settings.weights),
             action_space=self.action_space,
             generator=self._generator,
+            spent=self.cost,
             last=self.choice,
         )
         self.choice = settings.actor.choose(scene)

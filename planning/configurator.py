@@ -14,7 +14,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from .actor import Actor, Doubt, ModeOne, ModeTwo, Switch
+from .actor import Actor, Doubt, ModeOne, ModeTwo, ModeTwoOnLevels, Switch
+from .hierarchy import Level
 from .intrinsic import check_weights
 from .policy import GoalPolicy
 from .sampling import Sampling
@@ -35,6 +36,7 @@ class Task:
         mode: plan at every decision, react, or switch between both.
         horizon: of plans; None: the planner's.
         samples: factor of the planner's samples.
+        levels: on which mode 2 plans; with more than one, mode 1 does not start its search.
         trust: weight of the critic after a plan; 0: it is not asked.
         seconds: of planning for each decision of the batch; None: as long as it takes.
     """
@@ -44,15 +46,17 @@ class Task:
     attention: Float[Tensor, " D"] | None = None
     mode: Mode = "plan"
     horizon: int | None = None
+    levels: int = 1
     samples: float = 1.0
     trust: float = 1.0
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.samples <= 0 or self.trust < 0 or (self.horizon is not None and self.horizon < 1):
+        least = min(self.levels, 1 if self.horizon is None else self.horizon)
+        if self.samples <= 0 or self.trust < 0 or least < 1:
             raise ValueError(
-                "need samples > 0, trust >= 0 and horizon >= 1; got "
-                f"{self.samples}, {self.trust} and {self.horizon}"
+                "need samples > 0, trust >= 0, horizon >= 1 and levels >= 1; got "
+                f"{self.samples}, {self.trust}, {self.horizon} and {self.levels}"
             )
         if self.attention is not None and not (self.attention >= 0).all():
             raise ValueError(f"attention must be at least 0; got {self.attention.tolist()}")
@@ -84,12 +88,14 @@ class Configurator:
         planner: of mode 2, as it usually plans.
         policy: mode 1; None: the agent has none, and tasks can only be planned.
         doubts: of the switch.
+        above: levels above the world model's own, from low to high; a task says how many are used.
     """
 
     weights: Mapping[str, float]
     planner: Sampling
     policy: GoalPolicy | None = None
     doubts: Sequence[Doubt] = ()
+    above: Sequence[Level] = ()
 
     def __call__(self, task: Task) -> Settings:
         """Raises ValueError for what this agent cannot do."""
@@ -110,7 +116,13 @@ class Configurator:
             horizon=task.horizon or self.planner.horizon,
             seconds=task.seconds if task.mode == "plan" else self.planner.seconds,
         )
+        if task.levels > 1 + len(self.above):
+            raise ValueError(
+                f"the task asks for {task.levels} levels; this agent has {1 + len(self.above)}"
+            )
         two = ModeTwo(planner=planner, policy=self.policy)
+        if task.levels > 1:
+            two = ModeTwoOnLevels(planner=planner, above=self.above[: task.levels - 1])
         if task.mode == "plan":
             return two
         if self.policy is None:

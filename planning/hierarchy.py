@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .agent import Counted, Replanning
+from .agent import Cost, Replanning, counted
 from .energies import ComposableEnergy
 from .protocols import ActionSpace, Energy, Plan, Planner, WarmStart, WorldModel
 
@@ -64,7 +64,7 @@ class Thought:
     final: Bool[Tensor, " B"]
 
 
-class HierarchicalAgent(Replanning):
+class Deliberation:
     """Plans top down, each level in its own rhythm; near the goal the lowest plans alone.
 
     A level hands the goal itself down when its own plan comes nearest to it with the first
@@ -72,44 +72,39 @@ class HierarchicalAgent(Replanning):
 
     Args:
         levels: from the lowest, which plans at every decision, to the highest.
-        repeat: environment steps for which a decision is held.
-        seed: of the planners' draws.
     """
 
-    def __init__(self, levels: Sequence[Level], *, repeat: int = 1, seed: int = 0) -> None:
+    def __init__(self, levels: Sequence[Level]) -> None:
         if not levels or levels[0].rhythm != 1:
             raise ValueError("expected one level or more, the lowest with a rhythm of 1")
         self.levels = list(levels)
-        lowest = levels[0]
-        super().__init__(
-            world_model=lowest.world_model,
-            action_space=lowest.action_space,
-            repeat=repeat,
-            seed=seed,
-        )
+        self.reset()
 
     def reset(self) -> None:
-        """As `Replanning`."""
-        super().reset()
+        """Forgets what was thought."""
         self.thoughts: list[Thought | None] = [None] * len(self.levels)
         self.transitions = [0] * len(self.levels)  # foreseen states, by level
         self._decisions = 0
 
-    def _decide(
-        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
-    ) -> tuple[TensorDict, Plan]:
-        state, goal = self._perceive(observation, last)
+    def plan(
+        self, state: TensorDict, goal: TensorDict, spent: Cost, generator: torch.Generator
+    ) -> Plan:
+        """The lowest level's plan at states [B] of the lowest level; adds to `spent`."""
         states, goals = self._up(state), self._up(goal)
         above: Thought | None = None
         for number in reversed(range(len(self.levels))):
             thought = self.thoughts[number]
             if thought is None or self._decisions % self.levels[number].rhythm == 0:
-                thought = self._think(number, states[number], goals[number], above)
+                before = spent.transitions
+                thought = self._think(
+                    number, states[number], goals[number], above, spent, generator
+                )
+                self.transitions[number] += spent.transitions - before
                 self.thoughts[number] = thought
             above = thought
         assert above is not None
         self._decisions += 1
-        return state, above.plan
+        return above.plan
 
     @torch.no_grad()
     def _up(self, state: TensorDict) -> list[TensorDict]:
@@ -121,7 +116,13 @@ class HierarchicalAgent(Replanning):
 
     @torch.no_grad()
     def _think(
-        self, number: int, state: TensorDict, goal: TensorDict, above: Thought | None
+        self,
+        number: int,
+        state: TensorDict,
+        goal: TensorDict,
+        above: Thought | None,
+        spent: Cost,
+        generator: torch.Generator,
     ) -> Thought:
         level, last = self.levels[number], self.thoughts[number]
         energy = level.energy(goal)
@@ -131,16 +132,60 @@ class HierarchicalAgent(Replanning):
             upper = self.levels[number + 1]
             wanted = SeenFromAbove(upper.world_model, upper.energy(above.imagined[:, 0]))
             energy = Either(final, energy, wanted)
-        before = self.cost.transitions
-        model = Counted(level.world_model, self.cost)
+        model = counted(level.world_model, spent)
         plan = level.planner.plan(
-            model, state, energy, level.action_space, last and again(last.plan), self._generator
+            model, state, energy, level.action_space, last and again(last.plan), generator
         )
         imagined = model.rollout(state, plan.actions)
-        self.transitions[number] += self.cost.transitions - before
         ends = imagined.transpose(0, 1).unsqueeze(2)  # each state as if it were the end
         each = energy(ends, plan.actions.transpose(0, 1).unsqueeze(2))  # [H, B]
         return Thought(state, plan, imagined, each.argmin(dim=0) == 0, final)
+
+
+class HierarchicalAgent(Replanning):
+    """Plans by a `Deliberation`.
+
+    Args:
+        levels: from the lowest, which plans at every decision, to the highest.
+        repeat: environment steps for which a decision is held.
+        seed: of the planners' draws.
+    """
+
+    def __init__(self, levels: Sequence[Level], *, repeat: int = 1, seed: int = 0) -> None:
+        self.deliberation = Deliberation(levels)
+        lowest = levels[0]
+        super().__init__(
+            world_model=lowest.world_model,
+            action_space=lowest.action_space,
+            repeat=repeat,
+            seed=seed,
+        )
+
+    def reset(self) -> None:
+        """As `Replanning`."""
+        super().reset()
+        self.deliberation.reset()
+
+    @property
+    def levels(self) -> list[Level]:
+        """From the lowest."""
+        return self.deliberation.levels
+
+    @property
+    def thoughts(self) -> list[Thought | None]:
+        """The last of each level."""
+        return self.deliberation.thoughts
+
+    @property
+    def transitions(self) -> list[int]:
+        """States that each level foresaw."""
+        return self.deliberation.transitions
+
+    def _decide(
+        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+    ) -> tuple[TensorDict, Plan]:
+        state, goal = self._perceive(observation, last)
+        return state, self.deliberation.plan(state, goal, self.cost, self._generator)
 
 
 def again(plan: Plan) -> WarmStart:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -14,11 +15,13 @@ from torch import nn
 
 from jepa import seeds
 from jepa.planning.actor import Disagreement, ModeOne, ModeTwo, Scene, Setback, Switch
-from jepa.planning.agent import action_space_of
+from jepa.planning.agent import Cost, action_space_of
 from jepa.planning.autonomous import AutonomousAgent
 from jepa.planning.configurator import Configurator, Task
 from jepa.planning.dynamics import Dynamics, LatentWorldModel
+from jepa.planning.energies import GoalDistance
 from jepa.planning.evaluation import evaluate
+from jepa.planning.hierarchy import HierarchicalAgent, Level
 from jepa.planning.icem import ICEM
 from jepa.planning.intrinsic import Away, CostModule, Effort
 from jepa.planning.levels import SameLatent
@@ -110,15 +113,20 @@ def scene(latent, goal, last=None, trust=1.0):
         cost=lambda goal: COST.intrinsic(goal, weights),
         action_space=SPACE,
         generator=seeds.generator(0, "test"),
+        spent=Cost(),
         last=last,
     )
 
 
-def agent(task, policy=None, doubts=(), **others):
+def agent(task, policy=None, doubts=(), above=(), **others):
     parts = {"memory": ShortTermMemory(1000), "world_model": MODEL, "action_space": SPACE}
     return AutonomousAgent(
         configurator=Configurator(
-            weights={"goal": 1.0, "effort": 0.0}, planner=PLANNER, policy=policy, doubts=doubts
+            weights={"goal": 1.0, "effort": 0.0},
+            planner=PLANNER,
+            policy=policy,
+            doubts=doubts,
+            above=above,
         ),
         cost=COST,
         task=task,
@@ -270,6 +278,63 @@ def test_one_agent_does_what_each_task_says():
         agent(Task(mode="react"))
     with pytest.raises(ValueError, match="samples > 0"):
         Task(samples=0.0)
+
+
+class Strides(Dynamics):
+    """Three steps of `Line` at once."""
+
+    def step(self, state, action):
+        return TensorDict({"latent": (state["latent"] + 3 * action).clamp(0, 1)}, state.batch_size)
+
+
+ABOVE = Level(
+    world_model=LatentWorldModel(embedding=SameLatent(1), dynamics=Strides()),
+    planner=ICEM(horizon=4, samples=32, iterations=2, elites=6),
+    action_space=SPACE,
+    energy=partial(GoalDistance, steps="all"),
+    rhythm=2,
+)
+
+
+def test_levels_are_a_setting_and_do_what_the_hierarchical_agent_does():
+    weights = {"goal": 1.0, "effort": 0.0}
+    energy = partial(COST, weights=weights, trust=0.0)
+    lowest = Level(world_model=MODEL, planner=PLANNER, action_space=SPACE, energy=energy)
+    ours = agent(Task(levels=2, trust=0.0), above=[ABOVE], seed=3)
+    theirs = HierarchicalAgent([lowest, ABOVE], seed=3)
+    env = LineEnv()
+    observation, _ = env.reset(seed=2)
+    for _ in range(6):
+        actions = ours.act(observation)
+        np.testing.assert_array_equal(actions, theirs.act(observation))
+        observation, *_ = env.step(actions)
+    assert ours.cost.transitions == theirs.cost.transitions > 0
+    two = evaluate(ours, env, max_steps=30, seed=0)
+    ours.configure(Task(trust=0.0))  # one level, which sees three steps ahead, and no critic
+    one = evaluate(ours, env, max_steps=30, seed=0)
+    assert two.rate == 1
+    assert two.steps.max() <= 10 < one.steps.max()  # the whole line in as many steps
+    with pytest.raises(ValueError, match="asks for 3 levels; this agent has 2"):
+        ours.configure(Task(levels=3))
+    with pytest.raises(ValueError, match="levels >= 1"):
+        Task(levels=0)
+
+
+def test_a_switch_plans_on_levels_for_those_in_doubt():
+    latent, goal = pairs(40)
+    ours = agent(
+        Task(levels=2, mode="switch", trust=0.0),
+        policy=Toward(stuck=0.3),
+        doubts=[Setback(ExactCritic(), limit=0.05)],
+        above=[ABOVE],
+    )
+    for _ in range(2):
+        choice = ours.settings.actor.choose(scene(latent, goal, trust=0.0))
+        lost = (latent < 0.3)[:, 0] & ((latent - goal).abs() > STEP)[:, 0]
+        assert 3 < lost.sum() < 40
+        assert choice.planned[lost].all()
+        assert (choice.plan.actions[lost, 0] * (goal - latent)[lost] > 0).all()
+        latent = latent + 0.02  # others are in doubt now
 
 
 def test_every_decision_is_remembered_with_its_cost():
