@@ -24,10 +24,14 @@ def attend(
     torch's fused kernel, or on a CPU `written_out`: in bfloat16, and where oneDNN multiplies
     long float32 sequences faster than the fused kernel.
     """
-    half = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if half or (fast_product(q) and q.shape[2] >= LONG):
+    if half_on_cpu(q) or (fast_product(q) and q.shape[2] >= LONG):
         return written_out(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def half_on_cpu(x: Tensor) -> bool:
+    """Whether torch's fused kernel is slow at it, and products at strided matrices."""
+    return x.device.type == "cpu" and x.dtype == torch.bfloat16
 
 
 def written_out(
@@ -73,14 +77,16 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, heads, N, d], the first two turned."""
         if rope is None:
-            qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            q, k, v = (qkv.contiguous() if half_on_cpu(qkv) else qkv).unbind(0)
             return q, k, v
         rows = (split_rows(part, self.num_heads) for part in (self.qkv.weight, self.qkv.bias))
         return turned(linear(x, *rows).unflatten(2, (3, self.num_heads, -1)), rope)
 
     def forward(
-        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
-    ) -> Float[Tensor, "B N D"]:
-        heads = attend(*self.project(x, rope))
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None, asked: int | None = None
+    ) -> Float[Tensor, "B n D"]:
+        """Of all tokens, or of the last `asked` ones, which see all."""
+        q, k, v = self.project(x, rope)
+        heads = attend(q if asked is None else q[:, :, -asked:], k, v)
         return self.proj(heads.transpose(1, 2).flatten(2))
