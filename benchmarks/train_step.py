@@ -102,7 +102,9 @@ def work(case: Case, groups: Sequence[Masks]) -> float:
 
     def blocks(config: dict[str, Any], tokens: int) -> float:
         dim = config["dim"]
-        return config["depth"] * tokens * ((8 + 4 * config["mlp_ratio"]) * dim**2 + 4 * tokens * dim)
+        return (
+            config["depth"] * tokens * ((8 + 4 * config["mlp_ratio"]) * dim**2 + 4 * tokens * dim)
+        )
 
     encoder, predictor = case.model.encoder.config, case.model.predictor.config
     batch, tokens = case.shape[0], torch.Size(case.model.predictor.native_grid).numel()
@@ -240,13 +242,19 @@ def compare(name: str, sides: Sequence[str], threads: int, repeats: int) -> dict
             f"| {steps[-1]['megabytes']:.0f} | {steps[-1]['loss']:.5f} |",
             flush=True,
         )
-    numbers |= {f"{name}/peak_{k}": measured([p[k] for p in found["peaks"]]) for k in found["peaks"][0]}
+    numbers |= {
+        f"{name}/peak_{k}": measured([p[k] for p in found["peaks"]]) for k in found["peaks"][0]
+    }
     learnt = sum(p.numel() for p in case.model.parameters() if p.requires_grad)
     slow = sum(p.numel() for p in case.model.target.parameters())
     moved = 4 * (7 * learnt + 3 * slow)  # AdamW reads 4 numbers and writes 3, the target 2 and 1
-    bound = [s["update"] * p["bytes"] / moved for s, p in zip(found[sides[-1]], found["peaks"], strict=True)]
+    bound = [
+        s["update"] * p["bytes"] / moved
+        for s, p in zip(found[sides[-1]], found["peaks"], strict=True)
+    ]
     numbers[f"{name}/update_over_bound"] = measured(bound)
-    print(f"\n{name}: update {statistics.median(bound):.2f} of the time that {moved / 1e9:.2f} GB need\n")
+    needed = f"{statistics.median(bound):.2f} of the time that {moved / 1e9:.2f} GB need"
+    print(f"\n{name}: the update takes {needed}\n")
     return numbers
 
 
@@ -261,7 +269,9 @@ def compare_masks(repeats: int, batch: int = 256) -> dict[str, Measured]:
         for turn in range(repeats + 1):
             generator = seeds.generator(0, name, turn)
             theirs = seconds(lambda p=plain, g=grid, r=generator: p(g, batch, r))
-            times.append((theirs, seconds(lambda o=ours, g=grid, r=generator: o.sample(g, batch, r))))
+            times.append(
+                (theirs, seconds(lambda o=ours, g=grid, r=generator: o.sample(g, batch, r)))
+            )
         numbers[f"{name}/seconds"] = measured([b for _, b in times[1:]])
         numbers[f"plain/{name}/seconds"] = measured([a for a, _ in times[1:]])
         numbers[f"{name}/ratio"] = measured([a / b for a, b in times[1:]])

@@ -7,11 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepa.linear import Linear, fast_product, linear
+from jepa.linear import Linear, fast_product, linear, processor
 from jepa.rope import Rope, split_rows, turned
 
 CACHE = 4 << 20  # bytes of scores that are worked on at a time
 LONG = 256  # tokens from which the written-out products pay in float32
+TILES = bool(processor().get("amx_bf16"))  # multiplied at once, by processors that can
 
 
 def attend(
@@ -21,10 +22,12 @@ def attend(
 ) -> Float[Tensor, "B heads N d"]:
     """softmax(q k^T / sqrt(d)) v.
 
-    torch's fused kernel, or on a CPU `written_out`: in bfloat16, and where oneDNN multiplies
-    long float32 sequences faster than the fused kernel.
+    torch's fused kernel, except on a CPU: in bfloat16 its backward pass is slow, and its forward
+    pass is so without tiles (AMX); and oneDNN multiplies long float32 sequences faster.
     """
-    if half_on_cpu(q) or (fast_product(q) and q.shape[2] >= LONG):
+    if half_on_cpu(q) and torch.is_grad_enabled():
+        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
+    if (half_on_cpu(q) and not TILES) or (fast_product(q) and q.shape[2] >= LONG):
         return written_out(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 

@@ -46,9 +46,15 @@ def fast_product(x: Tensor) -> bool:
 
 
 @functools.cache
+def processor() -> dict[str, Any]:
+    """Its name and abilities, as torch tells them; empty where it does not."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+@functools.cache
 def slow_mkl() -> bool:
     """Whether this is an AMD processor of 512-bit vectors, and torch has MKL and oneDNN."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    able = processor()
     return (
         str(able.get("cpu_name", "")).startswith("AMD")
         and bool(able.get("avx512_f"))
