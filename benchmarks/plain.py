@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -194,7 +195,7 @@ class Predictor(nn.Module):
 class PlainJEPA(nn.Module):
     """Weights and arguments are those of a `jepa.model.JEPA`; images have smooth L1, clips L1."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder = Encoder(**model.encoder.config)
         self.predictor = Predictor(**model.predictor.config)

@@ -33,7 +33,6 @@ from jepa import seeds
 from jepa.encoder import VisionTransformer, vit_small
 from jepa.masks import MaskSampler, MultiBlockMasks
 from jepa.masks_video import MaskGroups
-from jepa.memory import keep_memory
 from jepa.model import JEPA
 from jepa.predictor import Predictor
 from jepa.recipes.results import Measured, exactly, write_result
@@ -106,7 +105,8 @@ def work(case: Case, groups: Sequence[Masks]) -> float:
             config["depth"] * tokens * ((8 + 4 * config["mlp_ratio"]) * dim**2 + 4 * tokens * dim)
         )
 
-    encoder, predictor = case.model.encoder.config, case.model.predictor.config
+    model: Any = case.model
+    encoder, predictor = model.encoder.config, model.predictor.config
     batch, tokens = case.shape[0], torch.Size(case.model.predictor.native_grid).numel()
     total = blocks(encoder, tokens)
     for masks in groups:
@@ -125,7 +125,6 @@ class Side:
         if side == "plain":
             self.optimizer: torch.optim.Optimizer = self.model.optimizer(1e-4)
         else:
-            keep_memory()
             groups = decay_groups(case.model)
             self.optimizer = torch.optim.AdamW(groups, lr=1e-4, fused=True)
 
@@ -299,16 +298,16 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name in options.cases:
         numbers |= compare(name, ("plain", *options.sides), options.threads, options.repeats)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_result(
-            options.out,
-            recipe="speed",
-            seed=0,
-            seconds=time.monotonic() - began,
-            metrics={k: v for k, v in numbers.items() if not k.startswith("plain/")},
-            baselines={k: v for k, v in numbers.items() if k.startswith("plain/")},
-        )
+        if options.out:  # after every model: a run that is cut short leaves what it has
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_result(
+                options.out,
+                recipe="speed",
+                seed=0,
+                seconds=time.monotonic() - began,
+                metrics={k: v for k, v in numbers.items() if not k.startswith("plain/")},
+                baselines={k: v for k, v in numbers.items() if k.startswith("plain/")},
+            )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from jepa.linear import Linear, fast_product, linear, processor
 from jepa.rope import Rope, split_rows, turned
 
 CACHE = 4 << 20  # bytes of scores that are worked on at a time
+MANY = 16 << 20  # bytes of scores that are too many for one tensor
 LONG = 256  # tokens from which the written-out products pay in float32
 TILES = bool(processor().get("amx_bf16"))  # multiplied at once, by processors that can
 
@@ -25,9 +28,8 @@ def attend(
     torch's fused kernel, except on a CPU: in bfloat16 its backward pass is slow, and its forward
     pass is so without tiles (AMX); and oneDNN multiplies long float32 sequences faster.
     """
-    if half_on_cpu(q) and torch.is_grad_enabled():
-        return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v
-    if (half_on_cpu(q) and not TILES) or (fast_product(q) and q.shape[2] >= LONG):
+    half = half_on_cpu(q) and (torch.is_grad_enabled() or not TILES)
+    if half or (fast_product(q) and q.shape[2] >= LONG):
         return written_out(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -43,11 +45,16 @@ def written_out(
     v: Float[Tensor, "B heads M d"],
 ) -> Float[Tensor, "B heads N d"]:
     """The two products and the softmax between them, for as many scores at a time as the cache
-    holds: some heads, or some rows of one."""
+    holds: some heads, or some rows of one. While learning, scores are kept in any case: they are
+    worked out at once unless they are many."""
     shape, tokens = q.shape[:2], k.shape[2]
+    q = q * q.shape[-1] ** -0.5
+    scores = math.prod(q.shape[:3]) * tokens * q.element_size()
+    if torch.is_grad_enabled() and scores <= MANY and not fast_product(q):
+        return (q @ k.mT).softmax(dim=-1) @ v
     rows = max(1, CACHE // (tokens * q.element_size()))
     heads = 1 if fast_product(q) else max(1, rows // tokens)
-    q, k, v = (x.flatten(0, 1) for x in (q * q.shape[-1] ** -0.5, k, v))
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     parts = []
     for some, keys, values in zip(q.split(heads), k.split(heads), v.split(heads), strict=True):
         shares = (products(part, keys).softmax(dim=-1) for part in some.split(rows, dim=1))

@@ -7,6 +7,7 @@ unused; oneDNN, which comes with torch as well, does not. Everywhere else this i
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def fast_product(x: Tensor) -> bool:
 
 
 @functools.cache
-def processor() -> dict[str, Any]:
+def processor() -> Mapping[str, Any]:
     """Its name and abilities, as torch tells them; empty where it does not."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 

@@ -56,6 +56,9 @@ def first_good(
     Args:
         attempt: given samples [b] and a number, what was drawn for these: visible tokens, a bool
             [b, N], and whatever else is to be chosen with them, [b, ...].
+
+    Returns:
+        The same of all samples, and at the end how many tokens each shows, [batch].
     """
     missing = np.arange(batch)
     best = attempt(missing, 0)
@@ -69,21 +72,24 @@ def first_good(
         better = count > counts[missing]
         for old, new in zip((*best, counts), (*drawn, count), strict=True):
             old[missing[better]] = new[better]
-    return best
+    return *best, counts
 
 
 def random_subset(
     allowed: Bool[Tensor, "B N"], size: int, generator: torch.Generator
 ) -> Int64[Tensor, "B K"]:
     """`size` allowed tokens of each row, uniformly at random, in raster order."""
-    allowed_here, tokens = allowed.cpu().numpy(), allowed.shape[1]
-    priority = torch.rand(allowed.shape, generator=generator, device=allowed.device).cpu().numpy()
-    priority[~allowed_here] = -1.0
-    least = np.partition(priority, tokens - size, axis=1)[:, tokens - size]
+    batch, tokens = allowed.shape
+    draw = torch.rand(allowed.shape, generator=generator, device=allowed.device)
+    refused = ~allowed.cpu().numpy()
+    priority = np.subtract(draw.cpu().numpy(), refused, dtype=np.float32)  # less than 0
+    least = np.sort(priority, axis=1)[:, tokens - size]
     picked = priority >= least[:, None]
-    picked &= picked.cumsum(axis=1) <= size  # equal numbers: the first of them
-    index = np.flatnonzero(picked) % tokens
-    return torch.from_numpy(index.reshape(-1, size)).to(allowed.device)
+    index = np.flatnonzero(picked)
+    if len(index) > batch * size:  # equal numbers: the first of them
+        index = np.flatnonzero(picked & (picked.cumsum(axis=1) <= size))
+    index = index.reshape(batch, size) - tokens * np.arange(batch)[:, None]
+    return torch.from_numpy(index).to(allowed.device)
 
 
 def first_tokens(allowed: Bool[Tensor, "*S N"], size: int) -> Int64[Tensor, "*S K"]:
@@ -177,13 +183,15 @@ class MultiBlockMasks:
             corner = top[rows, number] * grid[1] + left[rows, number]
             hidden = corner[..., None] + inside
             seen = block_tokens(seen_top[rows, number], seen_left[rows, number], context, grid)
-            seen[np.arange(len(rows))[:, None], hidden.reshape(len(rows), -1)] = False
+            seen.reshape(-1)[hidden + grid[0] * grid[1] * np.arange(len(rows))[:, None, None]] = (
+                False
+            )
             return seen, hidden
 
-        seen, hidden = first_good(batch, self.attempts, self.min_keep, attempt)
+        seen, hidden, counts = first_good(batch, self.attempts, self.min_keep, attempt)
         allowed = torch.from_numpy(seen).to(device)
         return Masks(
-            context=random_subset(allowed, int(seen.sum(axis=1).min()), generator),
+            context=random_subset(allowed, int(counts.min()), generator),
             targets=torch.from_numpy(hidden).to(device),
         )
 

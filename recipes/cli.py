@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jepa.keys import FAULTS, KeyTable, MisfitError
-from jepa.memory import keep_memory
 
 from .collect import collect
 from .compare import compare
@@ -76,7 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jepa: no command {name!r}.{did_you_mean(name, COMMANDS)}\n\n{overview()}")
         return 2
     quiet()
-    keep_memory()
     try:
         return run(COMMANDS[name], rest)
     except EXPECTED as error:
