@@ -105,8 +105,12 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     def __init__(self, channels: int, dim: int, patch: int, tubelet: int, video: bool) -> None:
         super().__init__()
-        size = (tubelet, patch, patch) if video else (patch, patch)
-        self.proj = (nn.Conv3d if video else nn.Conv2d)(channels, dim, size, size)
+        size = (tubelet, patch, patch)
+        self.proj = (
+            nn.Conv3d(channels, dim, size, size)
+            if video
+            else nn.Conv2d(channels, dim, patch, patch)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)
@@ -151,6 +155,8 @@ class Encoder(nn.Module):
 
 class Predictor(nn.Module):
     """Takes the arguments of `jepa.predictor.Predictor`."""
+
+    pos_embed: Tensor
 
     def __init__(
         self,
