@@ -34,12 +34,16 @@ class Mlp(nn.Module):
 
 
 class Block(TimmBlock):
-    """timm's pre-norm block, whose attention may be told where its tokens are."""
+    """timm's pre-norm block, whose attention may be told where its tokens are.
+
+    `asked`: only the last so many tokens are wanted, and only they are computed.
+    """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]: rope instead of masks
-        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
-    ) -> Float[Tensor, "B N D"]:
-        x = x + self.attn(self.norm1(x), rope)
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None, asked: int | None = None
+    ) -> Float[Tensor, "B n D"]:
+        change = self.attn(self.norm1(x), rope, asked)
+        x = x[:, -change.shape[1] :] + change
         return x + self.mlp(self.norm2(x))
 
 
@@ -52,20 +56,23 @@ class Blocks(nn.ModuleList):
 
     activation_checkpointing: bool = False
 
-    def run(self, x: Float[Tensor, "B N D"], rope: Rope | None = None) -> Iterator[Tensor]:
-        """What each block gives, in order."""
-        for block in self:
+    def run(
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None, asked: int | None = None
+    ) -> Iterator[Tensor]:
+        """What each block gives, in order; the last one only the last `asked` tokens."""
+        for number, block in enumerate(self, start=1):
+            wanted = asked if number == len(self) else None
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, use_reentrant=False)
+                x = checkpoint(block, x, rope, wanted, use_reentrant=False)
             else:
-                x = block(x, rope)
+                x = block(x, rope, wanted)
             yield x
 
     def forward(
-        self, x: Float[Tensor, "B N D"], rope: Rope | None = None
-    ) -> Float[Tensor, "B N D"]:
+        self, x: Float[Tensor, "B N D"], rope: Rope | None = None, asked: int | None = None
+    ) -> Float[Tensor, "B n D"]:
         """What the last block gives."""
-        *_, last = self.run(x, rope)
+        *_, last = self.run(x, rope, asked)
         return last
 
 

@@ -7,6 +7,7 @@ unused; oneDNN, which comes with torch as well, does not. Everywhere else this i
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,9 +47,15 @@ def fast_product(x: Tensor) -> bool:
 
 
 @functools.cache
+def processor() -> Mapping[str, Any]:
+    """Its name and abilities, as torch tells them; empty where it does not."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+@functools.cache
 def slow_mkl() -> bool:
     """Whether this is an AMD processor of 512-bit vectors, and torch has MKL and oneDNN."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    able = processor()
     return (
         str(able.get("cpu_name", "")).startswith("AMD")
         and bool(able.get("avx512_f"))

@@ -74,7 +74,8 @@ class ReferenceMultiBlockMasks:
         draw = torch.rand((2, *shape), generator=generator, device=generator.device)
         top = (draw[0] * (grid[0] - size[0])).long()
         left = (draw[1] * (grid[1] - size[1])).long()
-        return block_tokens(top, left, size, grid)
+        tokens = block_tokens(top.cpu().numpy(), left.cpu().numpy(), size, grid)
+        return torch.from_numpy(tokens).to(draw.device)
 
     def _contexts(
         self,

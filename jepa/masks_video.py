@@ -9,11 +9,19 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from jepa.masks import block_size, block_tokens, first_tokens, random_subset
+from jepa.masks import (
+    block_size,
+    block_tokens,
+    first_good,
+    first_tokens,
+    random_subset,
+    within,
+)
 from jepa.shapes import Grid, Masks
 
 Truncation: TypeAlias = Literal["random", "first"]
@@ -71,12 +79,25 @@ class TubeBlockMasks:
         Raises ValueError where there is no room for that.
         """
         size = self._size(grid, generator)
-        hidden = self._hidden(grid, batch, size, generator)
-        seen = (~hidden).sum(dim=-1)
-        enough = seen >= self.min_keep
-        chosen = torch.where(enough.any(dim=1), enough.int().argmax(dim=1), seen.argmax(dim=1))
-        hidden = hidden[torch.arange(batch, device=hidden.device), chosen]
-        return cut(~hidden, hidden, generator, self.truncation)
+        shape = (3, batch, self.attempts, self.blocks)
+        draw = torch.rand(shape, generator=generator, device=generator.device).cpu().numpy()
+        draw[:, :, -1] = draw[:, :, -1, :1]
+        first, top, left = (
+            (u * np.float32(side - length + 1)).astype(np.int64)
+            for u, side, length in zip(draw, grid, size, strict=True)
+        )
+
+        def attempt(rows: np.ndarray, number: int) -> tuple[np.ndarray]:
+            during = within(first[rows, number], size[0], grid[0])
+            inside = block_tokens(top[rows, number], left[rows, number], size[1:], grid[1:])
+            hidden = np.zeros((len(rows), grid[0], inside.shape[-1]), dtype=bool)
+            for block in range(self.blocks):
+                hidden |= during[:, block, :, None] & inside[:, block, None, :]
+            return (~hidden.reshape(len(rows), -1),)
+
+        seen = first_good(batch, self.attempts, self.min_keep, attempt)[0]
+        allowed = torch.from_numpy(seen).to(generator.device)
+        return cut(allowed, ~allowed, generator, self.truncation)
 
     def _size(self, grid: Grid, generator: torch.Generator) -> tuple[int, int, int]:
         """(tubelets, rows, columns) of a block."""
@@ -92,22 +113,6 @@ class TubeBlockMasks:
         if not rows or not columns:
             raise ValueError(f"nothing to hide and to see on a {grid} grid: use smaller patches")
         return length, rows, columns
-
-    def _hidden(
-        self, grid: Grid, batch: int, size: tuple[int, int, int], generator: torch.Generator
-    ) -> Bool[Tensor, "B attempts N"]:
-        """The union of the blocks, for every attempt."""
-        shape = (3, batch, self.attempts, self.blocks)
-        draw = torch.rand(shape, generator=generator, device=generator.device)
-        draw[:, :, -1] = draw[:, :, -1, :1]
-        first, top, left = (
-            (u * (side - length + 1)).long()
-            for u, side, length in zip(draw, grid, size, strict=True)
-        )
-        frames = torch.arange(grid[0], device=draw.device)
-        during = (frames >= first[..., None]) & (frames < first[..., None] + size[0])
-        inside = block_tokens(top, left, size[1:], grid[1:])
-        return (during[..., :, None] & inside[..., None, :]).any(dim=2).flatten(-2)
 
 
 @dataclass(frozen=True, kw_only=True)

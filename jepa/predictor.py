@@ -79,9 +79,9 @@ class Predictor(nn.Module):
 
         `group` says which group of masks this is: each has a mask token of its own.
         """
-        tokens = self.tokens(context, context_index, target_index, grid, group)
-        asked = tokens[:, :, -target_index.shape[2] :]
-        return self.predictor_proj(self.predictor_norm(asked))
+        asked = target_index.shape[2]
+        tokens = self.tokens(context, context_index, target_index, grid, group, asked)
+        return self.predictor_proj(self.predictor_norm(tokens))
 
     def tokens(
         self,
@@ -90,8 +90,10 @@ class Predictor(nn.Module):
         target_index: Int64[Tensor, "B M Nt"],
         grid: Grid,
         group: int = 0,
-    ) -> Float[Tensor, "B M Nc+Nt d"]:
-        """What the last block gives for the context and for each block of targets after it."""
+        asked: int | None = None,
+    ) -> Float[Tensor, "B M n d"]:
+        """What the last block gives for the context and for each block of targets after it, or
+        for the last `asked` tokens of these alone."""
         batch, blocks, size = target_index.shape
         if not 0 <= group < len(self.mask_tokens):
             raise ValueError(
@@ -99,16 +101,16 @@ class Predictor(nn.Module):
                 "set mask_tokens to the number of groups of masks"
             )
         seen = self.predictor_embed(context)
-        asked = self.mask_tokens[group][:, :, None].expand(batch, blocks, size, -1)
+        hidden = self.mask_tokens[group][:, :, None].expand(batch, blocks, size, -1)
         rope = None
         if self.positions == "sincos":
             table = sincos(self.dim, grid, self.native_grid).to(context.device)
             table = table.expand(batch, -1, -1)
-            seen, asked = seen + take(table, context_index), asked + take(table, target_index)
+            seen, hidden = seen + take(table, context_index), hidden + take(table, target_index)
         else:
             places = context_index[:, None].expand(-1, blocks, -1)
             places = torch.cat([places, target_index], dim=2).flatten(0, 1)
             rope = rope_table(self.dim // self.heads, grid, self.positions).take(places).to(seen)
         seen = seen[:, None].expand(-1, blocks, -1, -1)
-        tokens = torch.cat([seen, asked.to(seen.dtype)], dim=2).flatten(0, 1)
-        return self.predictor_blocks(tokens, rope).unflatten(0, (batch, blocks))
+        tokens = torch.cat([seen, hidden.to(seen.dtype)], dim=2).flatten(0, 1)
+        return self.predictor_blocks(tokens, rope, asked).unflatten(0, (batch, blocks))

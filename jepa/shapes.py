@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -32,3 +33,8 @@ class Masks:
 
     context: Int64[Tensor, "B Nc"]
     targets: Int64[Tensor, "B M Nt"]
+
+    def to(self, device: torch.device) -> Masks:
+        """The same on another device."""
+        there = {"device": device, "non_blocking": True}
+        return Masks(context=self.context.to(**there), targets=self.targets.to(**there))

@@ -156,14 +156,18 @@ class Pretraining(LightningModule):
     def draw_masks(self, images: Tensor) -> Masks | tuple[Masks, ...]:
         """Masks of the present step for normalised images [B, C, H, W] or clips [B, C, T, H, W].
 
+        Drawn on the processor, the same for every device, which need not be waited for.
         The k batches of a step have the same masks whether k ranks have one each, or one process
         accumulates gradients over k.
         """
         part = self._micro_batch * world_size() + self.global_rank
         name = (self.seed, "masks", self.global_step, part, 0)
-        generator = seeds.generator(*name, device=images.device)
         assert self.masks is not None
-        return self.masks.sample(self.model.encoder.grid(images), len(images), generator)
+        grid = self.model.encoder.grid(images)
+        drawn = self.masks.sample(grid, len(images), seeds.generator(*name))
+        if isinstance(drawn, Masks):
+            return drawn.to(images.device)
+        return tuple(masks.to(images.device) for masks in drawn)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over all that learns, one fused call a step."""

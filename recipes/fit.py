@@ -19,6 +19,7 @@ from jepa.files import load_tensors_only
 from jepa.frozen import FrozenEncoder, Normalize
 from jepa.guard import Guard, NonFiniteError
 from jepa.joint import JointEmbedding
+from jepa.linear import processor
 from jepa.losses import Distance, VarianceCovariance
 from jepa.masks import MaskSampler
 from jepa.metrics_log import MetricsLog
@@ -78,8 +79,7 @@ def fast_bfloat16(accelerator: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return False
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return bool(processor().get("avx512_bf16") or processor().get("amx_bf16"))
 
 
 class EarlierStage(Callback):

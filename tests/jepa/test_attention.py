@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from jepa import attention, linear
 from jepa.attention import attend, written_out
@@ -30,11 +29,13 @@ def test_attention_is_softmax_of_products():
 
 @pytest.mark.parametrize("cache", [1, 8 * 4 * 11, 8 * 11 * 11 * 3, 1 << 20])
 def test_rows_heads_or_all_at_once_give_the_same(cache, monkeypatch):
-    """One row; a few rows; three heads; everything."""
+    """One row; a few rows; three heads; everything; and in no pieces."""
     monkeypatch.setattr(attention, "CACHE", cache)
     whole = outcome(formula, torch.float64)
-    for ours, exact in zip(outcome(written_out, torch.float64), whole, strict=True):
-        torch.testing.assert_close(ours, exact)
+    for many in (0, attention.MANY):
+        monkeypatch.setattr(attention, "MANY", many)
+        for ours, exact in zip(outcome(written_out, torch.float64), whole, strict=True):
+            torch.testing.assert_close(ours, exact)
 
 
 def test_long_float32_sequences_by_way_of_onednn(monkeypatch):
@@ -52,8 +53,16 @@ def test_long_float32_sequences_by_way_of_onednn(monkeypatch):
         torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
 
 
-def test_bfloat16_is_as_near_as_its_digits():
-    exact = F.scaled_dot_product_attention(*given(torch.float64))
-    ours = attend(*given(torch.bfloat16))
-    assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.double(), exact, atol=0.03, rtol=0.03)
+@pytest.mark.parametrize("tiles", [True, False])
+def test_bfloat16_is_as_near_as_its_digits(tiles, monkeypatch):
+    """Learning, and frozen on a processor with tiles and on one without."""
+    monkeypatch.setattr(attention, "TILES", tiles)
+    exact, *gradients = outcome(formula, torch.float64)
+    with torch.no_grad():
+        frozen = attend(*given(torch.bfloat16))
+    learning, *ours = outcome(attend, torch.bfloat16)
+    for output in (frozen, learning):
+        assert output.dtype == torch.bfloat16
+        torch.testing.assert_close(output.double(), exact, atol=0.03, rtol=0.03)
+    for gradient, true in zip(ours, gradients, strict=True):
+        assert (gradient.double() - true).norm() < 0.02 * true.norm()

@@ -78,6 +78,12 @@ def test_truncation_is_unbiased_over_the_allowed_tokens():
     assert (counts[5:25] - 8 / 20).abs().max() < 4 * (0.24 / 6000) ** 0.5
 
 
+def test_a_subset_has_its_size_also_where_numbers_are_equal(monkeypatch):
+    allowed = torch.tensor([[False, True, True, False, True, True]])
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))
+    assert random_subset(allowed, 3, seeds.generator(0, "subset")).tolist() == [[1, 2, 4]]
+
+
 def test_rows_of_the_context_are_used_evenly_at_large_batches():
     """The published sampler keeps mostly top rows at this batch; ours stays symmetric."""
     top, bottom = 0, 0
