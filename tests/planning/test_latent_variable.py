@@ -157,7 +157,7 @@ def learnt():
     rows = [{"observations": z, "actions": a} for z, a in zip(*coins(4000, 1), strict=True)]
     training = DynamicsTraining(**by_free_energy(dynamics, 0.1), learning_rate=8e-3)
     lightning.Trainer(
-        max_steps=300, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_steps=250, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     ).fit(training, DataLoader(rows, batch_size=256, shuffle=True))  # fmt: skip
     return dynamics.eval()
