@@ -232,6 +232,7 @@ def compare(name: str, sides: Sequence[str], threads: int, repeats: int) -> dict
         numbers[f"{key}/update_seconds"] = measured([s["update"] for s in steps])
         if side != "plain":
             numbers[f"{key}/ratio"] = measured([p["seconds"] / s["seconds"] for p, s in pairs])
+            numbers[f"{key}/cpu_ratio"] = measured([p["cpu"] / s["cpu"] for p, s in pairs])
         cpu = statistics.median(p["cpu"] / s["cpu"] for p, s in pairs)
         print(
             f"| {name} | {side} | {1e3 * statistics.median(s['seconds'] for s in steps):.0f} "
