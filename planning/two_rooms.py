@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 Positions = Float[Tensor, "B 2"]
+ROUNDING = 1e-4  # px by which a dot that rests on a face may seem to be inside of the wall
 BACKGROUND, WALL, DOT = (16, 20, 38), (112, 122, 150), (255, 176, 32)  # colours, RGB
 
 
@@ -113,15 +114,15 @@ class TwoRooms:
         half, opening = self.wall_width / 2, self.door_width / 2
         across = (x - layout.wall) * dx.sign()  # along the motion; < 0: the wall is ahead
         enter, leave = (-half - across) / dx.abs(), (half - across) / dx.abs()
-        between = (x - layout.wall).abs() < half
+        between = (x - layout.wall).abs() < half - ROUNDING
         enter = torch.where(dx == 0, torch.where(between, -torch.inf, torch.inf), enter)
         leave = torch.where(dx == 0, torch.inf, leave)
         top, bottom = layout.door - opening, layout.door + opening
 
-        meets = (enter >= 0) & (enter < 1)
+        meets = (-half - across >= -ROUNDING) & (enter < 1)
         at_face = y + enter.clamp(0, 1) * dy
         blocked = meets & ((at_face < top) | (at_face > bottom))
-        in_door = ~blocked & (enter < 1) & (leave > 0)
+        in_door = ~blocked & (enter < 1) & (half - across > ROUNDING)
         until = leave.clamp(0, 1)
         through = (y + until * dy).maximum(top).minimum(bottom) + (1 - until) * dy
         face = layout.wall - half * dx.sign()

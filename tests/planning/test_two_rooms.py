@@ -93,6 +93,22 @@ def test_a_dot_on_the_face_slides_along_it(dx):
     assert moved.tolist() == [[min(30.0 + dx, 30.0), 51.5]]
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("dx", [-1.0, 0.0, 1.0])
+def test_a_dot_that_rests_on_a_face_never_slips_into_the_wall(side, dx):
+    """Wherever the wall is: its face is rounded, and so is the place of the dot."""
+    rooms = TwoRooms(random_layout=True)
+    layout = rooms.layouts(2000, seeds.generator(0, "faces"))
+    away = rooms.door_width / 2 + 4
+    y = layout.door + torch.where(layout.door > rooms.size / 2, -away, away)
+    beside = torch.stack([layout.wall + side * (rooms.wall_width / 2 + 0.3), y], dim=1)
+    resting = rooms.step(beside, torch.tensor([[-side * 1.0, 0.0]]).expand(2000, 2), layout)
+    moved = rooms.step(resting, torch.tensor([[dx, 0.5]]).expand(2000, 2), layout)
+    assert (moved[:, 1] - resting[:, 1] - 0.5).abs().max() < 1e-4
+    free = dx if dx * side > 0 else 0.0
+    assert (moved[:, 0] - resting[:, 0] - free).abs().max() < 1e-4
+
+
 def test_drawing_has_the_dot_where_it_is_and_the_wall_where_it_stands():
     rooms = TwoRooms(random_layout=True)
     positions, layout, _ = random_dots(rooms, 20, "draw")
