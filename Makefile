@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/jepa demo --config recipes/configs/demo.yaml --resume
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=4 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
