@@ -258,21 +258,44 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_p
     assert "jepa pretrain: error: cannot write in" in capfd.readouterr().err
 
 
+class Mortal(Callback):
+    """Ends the process, by SIGKILL, at so many moments from now: before a batch, before and after
+    the optimiser's step, while a file is half written, before it is on disk, before it has its
+    name. However busy the machine is, these are the same moments."""
+
+    def __init__(self, moments):
+        self.left = moments
+        save, fsync, replace = torch.save, os.fsync, os.replace
+
+        def halved(checkpoint, path):
+            path.write_bytes(b"half")
+            self.moment()
+            save(checkpoint, path)
+
+        torch.save = halved
+        os.fsync = lambda *given: (self.moment(), fsync(*given))
+        os.replace = lambda *given: (self.moment(), replace(*given))
+
+    def moment(self, *_):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_train_batch_start = on_before_optimizer_step = on_train_batch_end = moment
+
+
 def test_killed_at_20_random_moments_the_end_is_bit_identical(data, tmp_path):
     """Kills of all kinds: before the first step, in a step, while a resume point is written."""
     steps, out, random = 120, tmp_path / "out", np.random.default_rng(0)
     whole = run(tmp_path / "whole", data, steps=steps, every=2)
 
-    def slowly():
-        os.fsync = lambda _: time.sleep(0.06)
-        run(out, data, steps=steps, every=2)
+    def live(moments):
+        run(out, data, steps=steps, every=2, callbacks=[Mortal(moments)])
 
     interrupted = 0
-    for _ in range(20):
-        process = FORK.Process(target=slowly)
+    for moments in random.integers(1, 40, 20).tolist():
+        process = FORK.Process(target=live, args=(moments,))
         process.start()
-        time.sleep(random.uniform(0.2, 0.9))
-        process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         interrupted += bool(list(out.glob(".last.ckpt.*.part")))

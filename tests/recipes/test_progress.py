@@ -34,7 +34,7 @@ class Slow:
             yield torch.ones(1)
 
 
-@pytest.mark.parametrize(("data", "step", "share"), [(0.03, 0.09, 0.25), (0.09, 0.03, 0.75)])
+@pytest.mark.parametrize(("data", "step", "share"), [(0.06, 0.18, 0.25), (0.18, 0.06, 0.75)])
 def test_waiting_is_the_time_between_a_batch_and_the_next(data, step, share, capsys, tmp_path):
     bar = StepProgress("x")
     trainer = Trainer(
