@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from jepa.files import write_safetensors
-from jepa.ranks import world_size
+from jepa.ranks import largest
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class Guard:
 
         Raises NonFiniteError when there were too many.
         """
-        mine = not all(value.isfinite().item() for value in losses.values())
+        every = torch.stack(list(losses.values()))
+        mine = not every.isfinite().all().item()
         if mine:
             path = self.folder / f"step_{step}_rank_{rank}.safetensors"
             kept = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
@@ -55,8 +56,4 @@ class Guard:
                     f"they are in {self.folder}. Look at their pixels first; if these are sound, "
                     "a lower learning rate, a longer warm-up or gradient clipping may help"
                 )
-        if world_size() == 1:
-            return not mine
-        anywhere = torch.tensor(float(mine), device=next(iter(losses.values())).device)
-        distributed.all_reduce(anywhere, op=distributed.ReduceOp.MAX)
-        return not anywhere.item()
+        return not largest(mine, every.device)

@@ -41,6 +41,15 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
+def largest(number: int, device: torch.device) -> int:
+    """Of this number on all ranks, whose tensors are on `device`."""
+    if world_size() == 1:
+        return number
+    found = torch.tensor(int(number), device=device)
+    distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+    return int(found.item())
+
+
 def wait() -> None:
     """Until all ranks are here."""
     if world_size() > 1:

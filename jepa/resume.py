@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from jepa.files import atomic_path, load_tensors_only
 from jepa.guard import NonFiniteError
+from jepa.ranks import largest
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,7 @@ class ResumePoint(Callback):
         if trainer.world_size > 1:
             if (batch_idx + 1) % AGREEMENT:
                 return False
-            told = torch.tensor(float(self.interrupted or 0), device=trainer.strategy.root_device)
-            number = int(trainer.strategy.reduce(told, reduce_op="max").item())
+            number = largest(self.interrupted or 0, trainer.strategy.root_device)
             self.interrupted = signal.Signals(number) if number else None
         return self.interrupted is not None
 

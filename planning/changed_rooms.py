@@ -9,18 +9,18 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from .two_rooms import Layout, Positions, TwoRooms
+from .two_rooms import Layout, Positions, RoomsBeneath, TwoRooms
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChangedRooms:
+class ChangedRooms(RoomsBeneath):
     """The rules of a world that was `rooms` once. A picture shows the door, but not the motion.
 
     Args:
         door: how far the door has moved, px, y down.
         gain: factor of all actions.
         drift: what is added to every step, (x, y), px.
-        rooms: the world before.
+        rooms: the world before; starts and goals are the same for the same generator.
     """
 
     door: float = 0.0
@@ -36,30 +36,10 @@ class ChangedRooms:
                     f"the door can move {most:g} px before it meets the border; got {self.door:g}"
                 )
 
-    @property
-    def size(self) -> int:
-        """Image side, px."""
-        return self.rooms.size
-
-    @property
-    def max_action(self) -> float:
-        """Largest absolute value of an action component, as before."""
-        return self.rooms.max_action
-
     def layouts(self, count: int, generator: torch.Generator) -> Layout:
         """As before, with the door where it is now."""
         layout = self.rooms.layouts(count, generator)
         return Layout(wall=layout.wall, door=layout.door + self.door)
-
-    def starts(self, layout: Layout, count: int, generator: torch.Generator) -> Positions:
-        """Uniform over either room."""
-        return self.rooms.starts(layout, count, generator)
-
-    def pairs(
-        self, layout: Layout, count: int, generator: torch.Generator
-    ) -> tuple[Positions, Positions]:
-        """Starts and goals, in different rooms; the same as before for the same generator."""
-        return self.rooms.pairs(layout, count, generator)
 
     def step(self, positions: Positions, actions: Positions, layout: Layout) -> Positions:
         """Actions, cut to the bounds, times the gain, and the drift."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from .two_rooms import Layout, Positions, TwoRooms
+from .two_rooms import Layout, Positions, RoomsBeneath, TwoRooms
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class DoorLayout(Layout):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StochasticDoor:
+class StochasticDoor(RoomsBeneath):
     """The rules of the world: those of `rooms`, and before each step the door changes at random.
 
     A picture shows whether the door is open, and nothing foretells when that changes: a dot that
@@ -44,31 +44,11 @@ class StochasticDoor:
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip is a probability per step; got {self.flip}")
 
-    @property
-    def size(self) -> int:
-        """Image side, px."""
-        return self.rooms.size
-
-    @property
-    def max_action(self) -> float:
-        """Largest absolute value of an action component, px per step."""
-        return self.rooms.max_action
-
     def layouts(self, count: int, generator: torch.Generator) -> DoorLayout:
         """As those of `rooms`; each door is open or shut, both equally likely."""
         layout = self.rooms.layouts(count, generator)
         shut = torch.rand(count, generator=generator, device=generator.device) < 0.5
         return DoorLayout(wall=layout.wall, door=layout.door, open=1 - shut.to(layout.wall))
-
-    def starts(self, layout: DoorLayout, count: int, generator: torch.Generator) -> Positions:
-        """Uniform over either room."""
-        return self.rooms.starts(layout, count, generator)
-
-    def pairs(
-        self, layout: DoorLayout, count: int, generator: torch.Generator
-    ) -> tuple[Positions, Positions]:
-        """Starts and goals, in different rooms."""
-        return self.rooms.pairs(layout, count, generator)
 
     def changed(
         self, layout: DoorLayout, positions: Positions, generator: torch.Generator

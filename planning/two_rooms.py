@@ -152,3 +152,29 @@ class TwoRooms:
         mix = torch.stack([wall, dot, wall * dot], dim=-1)
         colours = torch.stack([grey - background, orange - background, background - grey])
         return (mix @ colours + background + 0.5).to(torch.uint8)
+
+
+class RoomsBeneath:
+    """The rules of `rooms`, of which subclasses say layouts, steps and pictures anew."""
+
+    rooms: TwoRooms
+
+    @property
+    def size(self) -> int:
+        """Image side, px."""
+        return self.rooms.size
+
+    @property
+    def max_action(self) -> float:
+        """Largest absolute value of an action component, px per step."""
+        return self.rooms.max_action
+
+    def starts(self, layout: Layout, count: int, generator: torch.Generator) -> Positions:
+        """Uniform over either room."""
+        return self.rooms.starts(layout, count, generator)
+
+    def pairs(
+        self, layout: Layout, count: int, generator: torch.Generator
+    ) -> tuple[Positions, Positions]:
+        """Starts and goals, in different rooms."""
+        return self.rooms.pairs(layout, count, generator)

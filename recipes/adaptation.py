@@ -28,7 +28,7 @@ from ..planning.two_rooms_env import Rooms
 from .control import share
 from .embedding import Latent
 from .fit import Hardware
-from .latent import Dynamics, Joint, all_features, all_latents, learn_world, learnt, trainer
+from .latent import Dynamics, Joint, latents_seen, learn_world, learnt, trainer
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -231,8 +231,7 @@ def go_on(
 
 def lived(model: LatentWorldModel, episodes: Trajectories) -> Lived:
     """Episodes as the embedding sees them."""
-    frames = stacked(episodes, "observations")
-    latents = all_latents(model.embedding, all_features(model.embedding, frames))
+    latents = latents_seen(model.embedding, episodes)
     return Lived(latents, stacked(episodes, "actions"), stacked(episodes, "infos.position"))
 
 

@@ -41,7 +41,7 @@ from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
-from .world import Experience, gather, horizon_errors, position_readout, walks_in
+from .world import Experience, Game, gather, horizon_errors, position_readout, walks_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +58,6 @@ class Costs:
     width: float = 0.5
     discount: float = 0.97
     doubt: float = 0.4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trials:
-    """How the agents are compared.
-
-    Args:
-        episodes: start-goal pairs, the same for all agents.
-        max_steps: environment steps per episode.
-        radius: distance from the goal that counts as success, px.
-        haste: weight of the mean distance beside the closest approach, without a critic.
-        seed: of the start-goal pairs; settings were chosen on those of seed 0.
-    """
-
-    episodes: int = 120
-    max_steps: int = 160
-    radius: float = 1.5
-    haste: float = 0.05
-    seed: int = 1000
 
 
 MODES = {
@@ -100,7 +81,7 @@ def agent(
     planner: ICEM = ICEM(horizon=5, samples=128, iterations=3, std=2.0),  # noqa: B008
     long: int = 15,
     chores: Chores = Chores(),  # noqa: B008
-    play: Trials = Trials(),
+    play: Game = Game(episodes=120, max_steps=160),  # noqa: B008
     hardware: Hardware = Hardware(),  # noqa: B008
     name: str = "agent",
     seed: int = 0,
@@ -133,7 +114,7 @@ def agent(
     model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
     model.requires_grad_(False)
     readout = position_readout(latents, data)
-    env = TwoRoomsVectorEnv(play.episodes, rooms=maze, radius=play.radius, max_steps=play.max_steps)
+    env = play.in_world(maze)
     parts = {"action_space": action_space_of(env.single_action_space)}
     learning = Learning(
         out=out,
@@ -166,7 +147,7 @@ def agent(
     metrics |= dict(compared_modes(shared, ours, young))
     chance = RandomAgent(**shared.parts, correlation=experience.correlation)
     told, baselines = compared_tasks(shared, cost, ours, chance, maze)
-    few = TwoRoomsVectorEnv(8, rooms=maze, radius=play.radius, max_steps=play.max_steps)
+    few = replace(play, episodes=8).in_world(maze)
     assert cost.critic is not None
     save_pictures(out, ours, cost.critic, maze, chores, few, play.seed)
     errors = horizon_errors(model, held_out, readout)
@@ -197,7 +178,7 @@ class Shared:
     env: TwoRoomsVectorEnv
     planner: ICEM
     chores: Chores
-    play: Trials
+    play: Game
     criticism: Criticism
     doubt: float
     parts: dict[str, Any]
@@ -234,7 +215,7 @@ class Shared:
         found = evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
         ends = [found.first[key] for key in ("position", "goal_position")]
         shut = [disc.depth(end) > 0 for disc in clear_of for end in ends]
-        counts = found.counted & ~np.any([~found.counted, *shut], axis=0)
+        counts = found.counted & ~np.any(shut, axis=0)
         autonomous = isinstance(agent, AutonomousAgent)
         one = Tried(found, counts, agent.planned / found.cost.plans if autonomous else None)
         print(f"Agent: {who} {one.success()['value']:.2f} of {counts.sum()}", flush=True)
@@ -359,7 +340,7 @@ def speeds(agents: Mapping[str, Replanning], env: VectorEnv) -> Iterator[tuple[s
             yield f"{who}/{what}_milliseconds", exactly(1000 * min(times) / env.num_envs)
 
 
-def goals(env: TwoRoomsVectorEnv, play: Trials) -> Float[Tensor, "B 2"]:
+def goals(env: TwoRoomsVectorEnv, play: Game) -> Float[Tensor, "B 2"]:
     """Where the goals of the comparison lie, px."""
     _, info = env.reset(seed=seeds.derive(play.seed, "evaluation"))
     return torch.from_numpy(info["goal_position"])

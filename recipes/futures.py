@@ -39,8 +39,7 @@ from .latent import (
     Dynamics,
     Joint,
     Unknown,
-    all_features,
-    all_latents,
+    latents_seen,
     learn_world,
     learnt,
     trainer,
@@ -93,8 +92,7 @@ def futures(
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
     point, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
-    frames = stacked(held_out, "observations")
-    walks = all_latents(point.embedding, all_features(point.embedding, frames))
+    walks = latents_seen(point.embedding, held_out)
     actions = stacked(held_out, "actions")
     kinds = learn_kinds(out, point, latents, data, dynamics, unknown, hardware, seed)
     readout = position_readout(latents, data)

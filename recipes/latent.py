@@ -291,6 +291,11 @@ def all_features(
     return features_of(embedding, frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
+def latents_seen(embedding: Embedding, episodes: Trajectories) -> Float[Tensor, "E T D"]:
+    """Of every observation of episodes of one length."""
+    return all_latents(embedding, all_features(embedding, stacked(episodes, "observations")))
+
+
 def all_latents(embedding: Embedding, features: Shaped[Tensor, "E T *F"]) -> Float[Tensor, "E T D"]:
     """Latents of all frames."""
     return latents_of(embedding, features.flatten(0, 1)).unflatten(0, features.shape[:2])
