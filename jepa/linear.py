@@ -60,9 +60,13 @@ def slow_mkl() -> bool:
         str(able.get("cpu_name", "")).startswith("AMD")
         and bool(able.get("avx512_f"))
         and torch.backends.mkl.is_available()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and has_one_dnn()
     )
+
+
+def has_one_dnn() -> bool:
+    """Whether torch has oneDNN, and the operator that `product` calls."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
