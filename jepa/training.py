@@ -18,6 +18,7 @@ from jepa.objective import Objective, Output
 from jepa.ranks import world_size
 from jepa.schedules import cosine, linear, warmup_cosine
 from jepa.shapes import Masks
+from jepa.sharded import gathered, shard
 from jepa.supervised import Supervised
 
 
@@ -126,6 +127,12 @@ class Pretraining(LightningModule):
         self.optimisation, self.seed, self.guard = optimisation, seed, guard
         self._micro_batch = 0  # since the last optimiser step, with gradient accumulation
 
+    def configure_model(self) -> None:
+        """Shares the weights among the ranks, where the strategy is Lightning's
+        ModelParallelStrategy."""
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
+
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """One batch: {"loss", "context"}, and "target" where there is one; these two detached.
         None where the guard has it passed over."""
@@ -188,7 +195,7 @@ class Pretraining(LightningModule):
         limit = self.optimisation.gradient_clip
         if limit is not None:
             learnt = [p for group in optimizer.param_groups for p in group["params"]]
-            self.log("gradient_norm", nn.utils.clip_grad_norm_(learnt, limit))
+            self.log("gradient_norm", gathered(nn.utils.clip_grad_norm_(learnt, limit)))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from jepa.diagnostics import lidar, rankme
+from jepa.sharded import whole
 
 from .knn import KNNProbe
 from .linear import LinearProbe
@@ -78,6 +79,7 @@ class OnlineProbes(Callback):
         self.views_loader = views_loader
         self.every_n_steps = every_n_steps
         self.history: list[OnlineScore] = []
+        self._evaluated = -1
         self._started = self._probing = 0.0
         self._losses: list[Tensor] = []  # since the last evaluation
         self._progress: list[Progress] = []
@@ -103,21 +105,25 @@ class OnlineProbes(Callback):
         self._evaluate(trainer, pl_module)
 
     def _evaluate(self, trainer: Trainer, pl_module: Any) -> None:
-        done = self.history and self.history[-1].step == trainer.global_step
-        if done or not trainer.is_global_zero:
+        step = trainer.global_step
+        if step == self._evaluated:
             return
+        self._evaluated = step
         begin = time.perf_counter()
+        encoders = whole(pl_module.model).encoders
+        if not trainer.is_global_zero:
+            return
         values, probes = {}, {}
         with isolate_rng():
-            for name, encoder in pl_module.model.encoders.items():
+            for name, encoder in encoders.items():
                 found, probes = self._measure(encoder, pl_module)
                 values |= {f"online/{name}/{key}": value for key, value in found.items()}
             seconds = begin - self._started - self._probing
-            self.history.append(OnlineScore(trainer.global_step, seconds, values))
-            self.judge(Progress(trainer.global_step, self._mean_loss(), probes))
+            self.history.append(OnlineScore(step, seconds, values))
+            self.judge(Progress(step, self._mean_loss(), probes))
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
-        log.info("step %d: %s", trainer.global_step, values)
+            logger.log_metrics(values, step=step)
+        log.info("step %d: %s", step, values)
         self._probing += time.perf_counter() - begin
 
     def _measure(

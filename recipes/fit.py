@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from jepa.blocks import Blocks
 from jepa.checkpoint import load_frozen_encoder, save_encoder
@@ -28,6 +29,7 @@ from jepa.objective import Objective
 from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
 from jepa.shapes import Grid
+from jepa.sharded import whole
 from jepa.supervised import Supervised
 from jepa.training import Optimisation, Pretraining
 from jepa.watch import CollapseWatch
@@ -49,7 +51,8 @@ class Hardware:
         accelerator: cpu, cuda, mps or auto.
         devices: how many.
         nodes: how many machines.
-        strategy: ddp, fsdp, ... or auto.
+        strategy: ddp, fsdp (weights, gradients and moments in shards, FSDP2), any other of
+            Lightning's names, or auto.
         precision: bf16 under autocast, float32, or auto: bf16 where the processor is fast at it.
         compile: compile encoder and predictor with torch.compile.
         activation_checkpointing: compute activations again in the backward pass; less memory for
@@ -71,6 +74,16 @@ class Hardware:
         if self.precision == "auto":
             return "bf16-mixed" if fast_bfloat16(self.accelerator) else "32-true"
         return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
+    def lightning_strategy(self) -> str | ModelParallelStrategy:
+        """Lightning's strategy, or its name."""
+        if self.strategy != "fsdp":
+            return self.strategy
+        return ModelParallelStrategy(
+            data_parallel_size=self.devices * self.nodes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+        )
 
 
 def fast_bfloat16(accelerator: str) -> bool:
@@ -96,6 +109,9 @@ class EarlierStage(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first step, when the optimiser is there."""
+        if isinstance(trainer.strategy, ModelParallelStrategy):  # knows whose shard is what
+            trainer.strategy.load_checkpoint(self.path, weights_only=True)
+            return
         checkpoint = load_tensors_only(self.path)
         pl_module.load_state_dict(checkpoint["state_dict"], strict=True)
         trainer.optimizers[0].load_state_dict(checkpoint["optimizer_states"][0])
@@ -173,7 +189,7 @@ def fit(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
+        strategy=hardware.lightning_strategy(),
         precision=hardware.lightning_precision(),
         accumulate_grad_batches=accumulate,
         log_every_n_steps=log_every,
@@ -204,8 +220,10 @@ def fit(
         )
         raise Interrupted(128 + (point.interrupted or signal.SIGTERM))
     pixels = {"mean": normalize.mean, "std": normalize.std}
-    save_encoder(out / "student.safetensors", FrozenEncoder(encoder, name=name, **pixels))
-    best = model.encoders.get("target", encoder)
+    model = whole(model).cpu()
+    student = model.encoders["student"]
+    save_encoder(out / "student.safetensors", FrozenEncoder(student, name=name, **pixels))
+    best = model.encoders.get("target", student)
     frozen = FrozenEncoder(best, name=name, **pixels)
     save_encoder(out / "encoder.safetensors", frozen)
     return frozen, model

@@ -329,16 +329,52 @@ def weights(out):
 
 
 TWO = ["--hardware.devices=2", "--hardware.strategy=ddp"]
+SHARDS = ["--hardware.devices=2", "--hardware.strategy=fsdp"]
 
 
-def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path):
-    """Two of 8 images each, and one that accumulates the gradients of two times 8."""
-    two = started([*arguments(tmp_path / "two", data), *TWO])
-    assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
-    ended(two)
-    ours, theirs = (load_file(tmp_path / n / "student.safetensors") for n in ("one", "two"))
+def same_weights(one, other):
+    ours, theirs = (load_file(folder / "student.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
     for key, value in ours.items():
         torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("processes", [TWO, SHARDS])
+def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path, processes):
+    """Two of 8 images each, and one that accumulates the gradients of two times 8."""
+    two = started([*arguments(tmp_path / "two", data), *processes])
+    assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
+    ended(two)
+    same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path):
+    """With probes on the way, clipping and activations computed again; the stage after on one
+    process too."""
+    probes = ["--online.every_n_steps=5", "--online.bank=24", "--online.held_out=12"]
+    options = ["--optimisation.gradient_clip=0.1", "--hardware.activation_checkpointing=true"]
+    command = [*SHARDS, *options, *probes]
+    whole = started([*arguments(tmp_path / "whole", data), *command])
+    killed = [*arguments(tmp_path / "out", data), *command, "--resume"]
+    process = started(killed)
+    while not (tmp_path / "out" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    ended(started(killed))
+    ended(whole)
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    for name in ("out", "whole"):
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        seen = {row["step"] for row in rows if "online/target/knn_top1" in row}
+        assert seen == {0, 5, 10, STEPS}
+        assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
+    stage = [*options, f"--stage_from={tmp_path / 'whole'}", "--optimisation.learning_rate=1e-4"]
+    two = started([*arguments(tmp_path / "two", data), *SHARDS, *stage])
+    assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
+    ended(two)
+    same_weights(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow

@@ -1,0 +1,89 @@
+"""Weights in shards: each rank keeps its part, and what they compute is what one process would."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from jepa.encoder import VisionTransformer
+from jepa.masks import MultiBlockMasks
+from jepa.model import JEPA
+from jepa.predictor import Predictor
+from jepa.shapes import Grid
+from jepa.sharded import gathered, whole
+
+IMAGES = torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+MASKS = MultiBlockMasks().sample(Grid((6, 6)), 4, torch.Generator().manual_seed(1))
+
+
+def build():
+    torch.manual_seed(0)
+    encoder = VisionTransformer(image_size=24, patch_size=4, channels=1, dim=16, depth=2, heads=2)
+    return JEPA(encoder=encoder, predictor=Predictor(16, Grid((6, 6)), dim=8, depth=1, heads=2))
+
+
+def gradients_of(model, parts):
+    """Of the mean loss of the parts; the target follows."""
+    losses = [model(part, MASKS).losses["prediction"] for part in parts]
+    torch.stack(losses).mean().backward()
+    model.follow(0.5)
+    return {name: gathered(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {here!r})
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from test_sharded import IMAGES, build, gradients_of
+from jepa.sharded import shard, whole
+rank = int(sys.argv[1])
+torch.set_num_threads(1)
+distributed.init_process_group(
+    "gloo", init_method="file://" + {out!r} + "/meet", rank=rank, world_size=2
+)
+model = build()
+shard(model, init_device_mesh("cpu", (2,)))
+kept = sum(p.to_local().numel() for p in model.parameters())
+before = whole(model).state_dict()
+gradients = gradients_of(model, [IMAGES[4 * rank : 4 * rank + 4]])
+with torch.no_grad():
+    for p in model.encoder.parameters():
+        p.add_(1.0)
+model.follow(0.25)
+after = whole(model).eval()
+found = dict(kept=kept, before=before, gradients=gradients, after=after.state_dict())
+found["said"] = after.encoder(IMAGES)
+torch.save(found, {out!r} + f"/{{rank}}.pt")
+distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_keep_half_each_and_compute_what_one_process_does(tmp_path):
+    script = SCRIPT.format(here=str(Path(__file__).parent), out=str(tmp_path))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(rank)], stderr=subprocess.PIPE)
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        _, printed = process.communicate(timeout=120)
+        assert process.returncode == 0, printed.decode()
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    model = build()
+    number = sum(p.numel() for p in model.parameters())
+    assert sum(rank["kept"] for rank in ranks) == number
+    assert all(rank["kept"] < 0.55 * number for rank in ranks)
+    start = {k: v.clone() for k, v in model.state_dict().items()}
+    gradients = gradients_of(model, IMAGES.split(4))
+    assert whole(model) is model
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(1.0)
+    model.follow(0.25)
+    for rank in ranks:
+        torch.testing.assert_close(rank["before"], start, rtol=0, atol=0)
+        torch.testing.assert_close(rank["gradients"], gradients, rtol=0, atol=1e-6)
+        torch.testing.assert_close(rank["after"], dict(model.state_dict()), rtol=0, atol=1e-6)
+        torch.testing.assert_close(rank["said"], model.encoder(IMAGES), rtol=0, atol=1e-5)
