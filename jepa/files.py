@@ -126,7 +126,22 @@ def write_safetensors(
         temporary.touch()
         mode = temporary.stat().st_mode
         save_file(own, temporary, metadata=dict(metadata))
+        order_metadata(temporary)
         temporary.chmod(mode)  # save_file's files are its owner's alone
+
+
+def order_metadata(path: Path) -> None:
+    """The metadata of a safetensors file by name: `save_file` leaves their order to chance, and
+    the same content is to be the same file."""
+    with open(path, "rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if found := header.get("__metadata__"):
+            header["__metadata__"] = dict(sorted(found.items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= length:
+                file.seek(8)
+                file.write(text.ljust(length))
 
 
 def write_json(path: str | Path, content: Any) -> None:
