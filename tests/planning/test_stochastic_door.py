@@ -125,7 +125,7 @@ def test_walks_with_a_wish_mix_it_with_chance_episode_by_episode():
     chance, some, alike = (
         actions_of(),
         actions_of(wish=wish, share=0.5),
-        actions_of(wish=wish, share=0),
+        actions_of(wish=wish, share=0.0),
     )
     assert np.array_equal(chance, alike)
     # w * bound + (1 - w) * random: what is missing from the bound shrinks by 1 - w.
