@@ -117,7 +117,7 @@ def test_walks_with_a_wish_mix_it_with_chance_episode_by_episode():
     make = {"episodes": 400, "decisions": 5, "repeat": 2, "seed": 1, "batch": 200}
 
     def wish(positions, layout):
-        return torch.full_like(positions, door.max_action)
+        return torch.zeros_like(positions)
 
     def actions_of(**more):
         return np.stack([walk["actions"] for walk in random_walks(door, **make, **more)])
@@ -128,13 +128,13 @@ def test_walks_with_a_wish_mix_it_with_chance_episode_by_episode():
         actions_of(wish=wish, share=0.0),
     )
     assert np.array_equal(chance, alike)
-    # w * bound + (1 - w) * random: what is missing from the bound shrinks by 1 - w.
-    left = (door.max_action - some) / np.maximum(door.max_action - chance, 1e-3)
-    free = door.max_action - chance > 0.1
+    # w * 0 + (1 - w) * random: to rest is what these dots want
+    moves = np.abs(chance) > 0.1
+    left = some / np.where(moves, chance, 1.0)
     weight = np.array(
-        [1 - episode[where].mean() for episode, where in zip(left, free, strict=True)]
+        [1 - episode[where].mean() for episode, where in zip(left, moves, strict=True)]
     )
-    spread = np.array([episode[where].std() for episode, where in zip(left, free, strict=True)])
+    spread = np.array([episode[where].std() for episode, where in zip(left, moves, strict=True)])
     assert spread.max() < 1e-3  # one weight for all actions of an episode
     assert np.mean(weight < 1e-3) == pytest.approx(0.5, abs=0.08)
     wanting = np.sort(weight[weight > 1e-3])
