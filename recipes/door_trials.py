@@ -123,6 +123,16 @@ def imagined(
     return readout(model.rollout(model.encode(pictures), trials.actions)["particles"])
 
 
+@torch.no_grad()
+def misread(
+    model: LatentWorldModel, readout: Callable[[Tensor], Tensor], trials: Simulated
+) -> float:
+    """Mean distance, px, of the starts from what is read of their own latents: what the scores
+    of foreseen positions owe to the readout."""
+    latents = model.encode(trials.world.render(trials.starts, trials.layout))["latent"]
+    return float((readout(latents) - trials.starts).norm(dim=-1).mean())
+
+
 def foreseen(particles: Float[Tensor, "N H P 2"], trials: Simulated) -> dict[str, Measured]:
     """How well the distribution of the dot's x, px, is foreseen, after 1, 2, 4 ... decisions:
 
