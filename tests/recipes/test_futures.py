@@ -36,6 +36,7 @@ def test_a_run_learns_foresees_plays_reports_and_does_not_learn_twice(tmp_path, 
     for who in ("point", "gaussian", "outcomes"):
         names = ("success", "door_crps_1", "both_2", "stray_2", "walk_coverage_4")
         assert {f"{who}/{name}" for name in names} <= first["metrics"].keys()
+    assert first["metrics"]["misread_px"]["value"] > 0
     assert first["metrics"]["point/both_2"]["value"] == 0  # one prediction has one end
     assert (out / "futures.png").stat().st_size > 1000
     kept = (out / "outcomes.safetensors").stat().st_mtime_ns
