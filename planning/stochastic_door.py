@@ -64,6 +64,15 @@ class StochasticDoor(RoomsBeneath):
         """Which dots are between the rooms."""
         return (positions[:, 0] - layout.wall).abs() < self.rooms.wall_width / 2
 
+    def across(self, positions: Positions, layout: DoorLayout, *, repeat: int) -> Positions:
+        """Actions, each held for `repeat` steps, of dots that want to be in the other room and see
+        no farther: at the wall as fast as they can, along it to the door, and on against the door
+        where it is shut."""
+        ahead = torch.where(positions[:, 0] < layout.wall, 1.0, -1.0)
+        beside = (layout.door - positions[:, 1]) / repeat
+        actions = torch.stack([ahead * self.max_action, beside], dim=1)
+        return actions.clamp(-self.max_action, self.max_action)
+
     def step(self, positions: Positions, actions: Positions, layout: DoorLayout) -> Positions:
         """The positions after one step, the door being as it is."""
         return self.rooms.step(positions, actions, layout.as_drawn())

@@ -1,8 +1,9 @@
-"""Random walks in TwoRooms: episodes of a random policy, without goals."""
+"""Walks in TwoRooms: episodes of a random policy, or of one that also wants something."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -10,7 +11,11 @@ from torch import Tensor
 
 from jepa import seeds
 
+from .two_rooms import Positions
 from .two_rooms_env import Rooms, next_layout
+
+Wish: TypeAlias = Callable[[Positions, Any], Positions]
+"""(positions [B, 2], their layout): what dots there would do if they did what they want, [B, 2]."""
 
 
 def random_actions(
@@ -38,8 +43,13 @@ def random_walks(
     correlation: float = 0.8,
     batch: int = 100,
     first: int = 0,
+    wish: Wish | None = None,
+    share: float = 0.5,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Episodes of a random policy, with T = `decisions`; made `batch` at a time.
+
+    With a wish, an action is w * wished + (1 - w) * random, where w is the episode's own: 0 but in
+    the `share` that wants something, and there uniform in [0, 1].
 
     Args:
         rooms: the world.
@@ -50,6 +60,8 @@ def random_walks(
         correlation: of neighbouring actions, in [0, 1).
         batch: episodes in memory at once.
         first: number of the first episode that is yielded.
+        wish: what some dots want; None: nothing.
+        share: of the episodes, that follow the wish.
 
     Yields:
         `observations` uint8 [T + 1, H, W, 3], `actions` float32 [T, 2] in px per step, and
@@ -61,8 +73,13 @@ def random_walks(
         layout = rooms.layouts(count, generator)
         position = rooms.starts(layout, count, generator)
         actions = random_actions(rooms, count, decisions, correlation, generator)
+        weight = torch.zeros(count, 1)
+        if wish is not None and share > 0:
+            weight = (1 - torch.rand((count, 1), generator=generator) / share).clamp(min=0)
         positions, frames = [position], [rooms.render(position, layout)]
         for action in actions.unbind(1):
+            if wish is not None:
+                action.lerp_(wish(position, layout), weight)
             for _ in range(repeat):
                 layout = next_layout(rooms, layout, position, generator)
                 position = rooms.step(position, action, layout)

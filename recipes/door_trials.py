@@ -21,8 +21,24 @@ from ..planning.stochastic_door import DoorLayout, StochasticDoor
 from ..planning.two_rooms import Positions
 from ..planning.two_rooms_env import next_layout
 from .results import Measured, exactly
+from .world import Experience
 
 CERTAIN = 0.1  # an outcome less likely than this is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoorExperience(Experience):
+    """As `Experience`; in some episodes the dot wants to be in the other room.
+
+    Args:
+        crossing: share of these episodes; how much the wish counts is different in each.
+    """
+
+    crossing: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crossing <= 1:
+            raise ValueError(f"crossing is a share of the episodes; got {self.crossing}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +49,7 @@ class DoorTrials:
         count: starts, N; half of the doors are open then.
         futures: simulated for each start, M.
         decisions: each the fastest motion to the other room, H.
-        particles: foreseen for each start, P.
+        particles: foreseen for each start, P; as many more are simulated, as the best forecast.
         far: greatest distance of a start from the wall, in decisions.
         seed: of starts and futures.
     """
@@ -50,7 +66,8 @@ class DoorTrials:
 class Simulated:
     """Trials, and what truly may come of them.
 
-    starts [N, 2] px, in the `layout`; `actions` [N, H, 2]; `futures` [N, H, M, 2] px.
+    starts [N, 2] px, in the `layout`; `actions` [N, H, 2]; `futures` [N, H, M, 2] px; `best`
+    [N, H, P, 2] px, more of them: what a model would foresee that knows the world.
     """
 
     world: StochasticDoor
@@ -58,6 +75,7 @@ class Simulated:
     layout: DoorLayout
     actions: Float[Tensor, "N H 2"]
     futures: Float[Tensor, "N H M 2"]
+    best: Float[Tensor, "N H P 2"]
 
     def crossed(self, positions: Float[Tensor, "N H P 2"]) -> Float[Tensor, "N H"]:
         """Share of the futures in which the dot is in the other room."""
@@ -78,8 +96,10 @@ def simulate(world: StochasticDoor, trials: DoorTrials, repeat: int) -> Simulate
     starts = torch.stack([x, y], dim=1).clamp(rooms.border, rooms.size - rooms.border)
     action = world.max_action * torch.stack([torch.where(left, 1.0, -1.0), torch.zeros(len(x))], 1)
 
+    each = trials.futures + trials.particles
+
     def many(values: Tensor) -> Tensor:
-        return values.repeat_interleave(trials.futures, dim=0)
+        return values.repeat_interleave(each, dim=0)
 
     here, moves = many(starts), many(action)
     now = DoorLayout(**{name: many(value) for name, value in vars(layout).items()})
@@ -88,9 +108,10 @@ def simulate(world: StochasticDoor, trials: DoorTrials, repeat: int) -> Simulate
         for _ in range(repeat):
             now = next_layout(world, now, here, generator)
             here = world.step(here, moves, now)
-        futures.append(here.unflatten(0, (trials.count, trials.futures)))
+        futures.append(here.unflatten(0, (trials.count, each)))
     actions = action[:, None].expand(-1, trials.decisions, -1)
-    return Simulated(world, starts, layout, actions, torch.stack(futures, dim=1))
+    came, best = torch.stack(futures, dim=1).split([trials.futures, trials.particles], dim=2)
+    return Simulated(world, starts, layout, actions, came, best)
 
 
 @torch.no_grad()
@@ -102,6 +123,16 @@ def imagined(
     return readout(model.rollout(model.encode(pictures), trials.actions)["particles"])
 
 
+@torch.no_grad()
+def misread(
+    model: LatentWorldModel, readout: Callable[[Tensor], Tensor], trials: Simulated
+) -> float:
+    """Mean distance, px, of the starts from what is read of their own latents: what the scores
+    of foreseen positions owe to the readout."""
+    latents = model.encode(trials.world.render(trials.starts, trials.layout))["latent"]
+    return float((readout(latents) - trials.starts).norm(dim=-1).mean())
+
+
 def foreseen(particles: Float[Tensor, "N H P 2"], trials: Simulated) -> dict[str, Measured]:
     """How well the distribution of the dot's x, px, is foreseen, after 1, 2, 4 ... decisions:
 
@@ -109,6 +140,8 @@ def foreseen(particles: Float[Tensor, "N H P 2"], trials: Simulated) -> dict[str
     both_H: of the starts from which the dot may truly be in either room, the share of which the
         model says so too.
     crossing_error_H: mean error of the probability to be in the other room.
+    open_crossing_H, shut_crossing_H: mean of this probability, as foreseen, where the door is open
+        or shut at first.
     stray_H: mean distance of what is foreseen from the nearest true future, px.
     """
     futures = trials.futures
@@ -116,7 +149,8 @@ def foreseen(particles: Float[Tensor, "N H P 2"], trials: Simulated) -> dict[str
     came = futures[..., :1].transpose(1, 2).flatten(0, 1)
     crps, coverage = particle_scores(x, came)
     true, said = trials.crossed(futures), trials.crossed(particles)
-    open_, both = ((p >= CERTAIN) & (p <= 1 - CERTAIN) for p in (true, said))
+    unsure, both = ((p >= CERTAIN) & (p <= 1 - CERTAIN) for p in (true, said))
+    opened = trials.layout.open > 0.5
     stray = torch.cdist(particles, futures).amin(dim=-1).mean(dim=(0, 2))
     found = {}
     for h in (2**k for k in range(len(crps).bit_length())):
@@ -124,8 +158,10 @@ def foreseen(particles: Float[Tensor, "N H P 2"], trials: Simulated) -> dict[str
         found |= {
             f"door_crps_{h}": crps[t],
             f"door_coverage_{h}": coverage[t],
-            f"both_{h}": both[open_[:, t], t].double().mean(),
+            f"both_{h}": both[unsure[:, t], t].double().mean(),
             f"crossing_error_{h}": (true - said)[:, t].abs().mean(),
+            f"open_crossing_{h}": said[opened, t].mean(),
+            f"shut_crossing_{h}": said[~opened, t].mean(),
             f"stray_{h}": stray[t],
         }
     return {name: exactly(float(value)) for name, value in found.items()}

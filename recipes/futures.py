@@ -26,12 +26,21 @@ from ..planning.heads import GaussianHead, OutcomesHead
 from ..planning.icem import ICEM
 from ..planning.latent_variable import by_free_energy, measure_noise, told
 from ..planning.oracle import TrueDynamics, WayToGoal
+from ..planning.readout import NearestReadout
 from ..planning.stochastic_door import StochasticDoor
 from ..planning.training import DynamicsTraining, negative_log_likelihood
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..planning.uncertain import Expected
 from .control import share
-from .door_trials import DoorTrials, door_accuracy, foreseen, imagined, simulate
+from .door_trials import (
+    DoorExperience,
+    DoorTrials,
+    door_accuracy,
+    foreseen,
+    imagined,
+    misread,
+    simulate,
+)
 from .embedding import Latent
 from .fit import Hardware
 from .futures_pictures import save_futures
@@ -48,14 +57,14 @@ from .latent import (
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
-from .world import Experience, Game, gather, position_readout, stacked, walks_in
+from .world import Game, gather, stacked, walks_in
 
 
 def futures(
     *,
     out: Path,
     world: StochasticDoor = StochasticDoor(),  # noqa: B008
-    experience: Experience = Experience(),  # noqa: B008
+    experience: DoorExperience = DoorExperience(),  # noqa: B008
     latent: Latent = Latent(),  # noqa: B008
     joint: Joint = Joint(unknown=Unknown()),  # noqa: B008
     dynamics: Dynamics = Dynamics(),  # noqa: B008
@@ -90,14 +99,18 @@ def futures(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
-    data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
+    wish = partial(world.across, repeat=experience.repeat)
+    walks_of = walks_in(world, experience, wish, experience.crossing)
+    data, held_out = gather(out / "episodes", experience, walks_of, seed)
     point, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
     walks = latents_seen(point.embedding, held_out)
     actions = stacked(held_out, "actions")
     kinds = learn_kinds(out, point, latents, data, dynamics, unknown, hardware, seed)
-    readout = position_readout(latents, data)
+    positions = stacked(data, "infos.position").flatten(0, 1)
+    draws = seeds.generator(0, "readout")
+    readout = NearestReadout.of(latents.flatten(0, 1), positions, draws)
     truth = simulate(world, trials, experience.repeat)
-    metrics = {f"true/{score}": value for score, value in foreseen(truth.futures, truth).items()}
+    metrics = {f"true/{score}": value for score, value in foreseen(truth.best, truth).items()}
     dreams: dict[str, Tensor] = {}
     for who, kind in kinds.items():
         model = cloud(point, kind, 1 if who == "point" else trials.particles)
@@ -105,6 +118,7 @@ def futures(
         scores = on_walks(model, walks, actions) | foreseen(dreams[who], truth)
         metrics |= {f"{who}/{score}": value for score, value in scores.items()}
     metrics["outcomes/nats"] = exactly(nats(kinds["outcomes"], walks, actions, unknown.information))
+    metrics["misread_px"] = exactly(misread(point, readout, truth))
     metrics["door_accuracy"] = exactly(door_accuracy(world, point))
     save_futures(out, truth, dreams)
 

@@ -79,6 +79,11 @@ class Distances:
         """Each shortest and longest way."""
         return list(zip(self.ways[:-1], self.ways[1:], strict=True))
 
+    @property
+    def far_alone(self) -> Distances:
+        """The same far pairs, and no others."""
+        return replace(self, ways=[way for way in self.ways if way >= self.far])
+
 
 @dataclass(frozen=True)
 class Played:
@@ -112,7 +117,7 @@ class Opponents:
 
     Args:
         flat: planner of actions alone, on the lowest world model.
-        budgets: factors of the samples of both, for success against compute.
+        budgets: factors of the samples of both, for success of far pairs against compute.
         upper_distance: also play the flat planner with distances as the highest level sees them.
     """
 
@@ -165,8 +170,9 @@ def hierarchy(
     parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
     agents = contestants(model, uppers, levels, planner, others, play, parts)
     found: dict[str, Played] = {}
+    pairs = {who: play.far_alone if "_x" in who else play for who in agents}  # _x: a budget
     for who, agent in agents.items():
-        found[who] = played(agent, maze, play)
+        found[who] = played(agent, maze, pairs[who])
         words = f"{found[who].success()['value']:.2f}, {found[who].calls():,.0f} calls a decision"
         print(f"Hierarchy: {who} {words}", flush=True)
     chance = RandomAgent(**parts, correlation=experience.correlation)
@@ -182,7 +188,9 @@ def hierarchy(
         seed=seed,
         seconds=time.monotonic() - began,
         metrics={
-            key: number for who, agent in found.items() for key, number in agent.numbers(who, play)
+            key: number
+            for who, agent in found.items()
+            for key, number in agent.numbers(who, pairs[who])
         }
         | {"position_error_px": exactly(errors[-1])},
         baselines={

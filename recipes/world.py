@@ -23,7 +23,7 @@ from ..planning.energies import GoalDistance
 from ..planning.evaluation import energy_landscape, record
 from ..planning.readout import LinearReadout
 from ..planning.two_rooms_env import Rooms, TwoRoomsVectorEnv
-from ..planning.two_rooms_walks import random_walks
+from ..planning.two_rooms_walks import Wish, random_walks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,10 @@ def gather(
     return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
 
 
-def walks_in(rooms: Rooms, experience: Experience) -> Episodes:
-    """Random walks in a world of one dot."""
+def walks_in(
+    rooms: Rooms, experience: Experience, wish: Wish | None = None, share: float = 0.5
+) -> Episodes:
+    """Random walks in a world of one dot; see `random_walks`."""
 
     def episodes(writer: TrajectoryWriter, count: int, seed: int, split: str) -> Iterator[Episode]:
         return random_walks(
@@ -97,6 +99,8 @@ def walks_in(rooms: Rooms, experience: Experience) -> Episodes:
             correlation=experience.correlation,
             batch=writer.shard_episodes,
             first=len(writer),
+            wish=wish,
+            share=share,
         )
 
     return episodes

@@ -88,6 +88,61 @@ def test_walks_show_doors_that_change_and_are_parts_of_one_another():
     assert (np.abs(np.diff(middle, axis=1)).sum(axis=-1) > 100).any()
 
 
+def test_dots_that_want_across_reach_the_door_push_at_it_and_pass_when_it_opens():
+    rooms = TwoRooms(size=32, border=2.0, wall_width=2.0, door_width=5.0, random_layout=True)
+    door, generator, count, repeat = (
+        StochasticDoor(flip=0.0, rooms=rooms),
+        seeds.generator(0, "w"),
+        300,
+        4,
+    )
+    layout = door.layouts(count, generator)
+    positions = door.starts(layout, count, generator)
+    left = positions[:, 0] < layout.wall
+    crossed = torch.zeros(count, dtype=torch.bool)
+    for _ in range(15):
+        actions = door.across(positions, layout, repeat=repeat)
+        assert actions.abs().max() <= door.max_action
+        for _ in range(repeat):
+            positions = door.step(positions, actions, layout)
+        crossed |= (positions[:, 0] < layout.wall) != left
+    opened = layout.open > 0.5
+    assert torch.equal(crossed, opened)
+    waiting = positions[~opened] - torch.stack([layout.wall, layout.door], dim=1)[~opened]
+    assert torch.allclose(waiting.abs(), torch.tensor([1.0, 0.0]).expand_as(waiting), atol=1e-3)
+
+
+def test_walks_with_a_wish_mix_it_with_chance_episode_by_episode():
+    door = StochasticDoor(flip=0.0)
+    make = {"episodes": 400, "decisions": 5, "repeat": 2, "seed": 1, "batch": 200}
+
+    def wish(positions, layout):
+        return torch.zeros_like(positions)
+
+    def actions_of(**more):
+        return np.stack([walk["actions"] for walk in random_walks(door, **make, **more)])
+
+    chance, some, alike = (
+        actions_of(),
+        actions_of(wish=wish, share=0.5),
+        actions_of(wish=wish, share=0.0),
+    )
+    assert np.array_equal(chance, alike)
+    # w * 0 + (1 - w) * random: to rest is what these dots want
+    moves = np.abs(chance) > 0.1
+    left = some / np.where(moves, chance, 1.0)
+    weight = np.array(
+        [1 - episode[where].mean() for episode, where in zip(left, moves, strict=True)]
+    )
+    spread = np.array([episode[where].std() for episode, where in zip(left, moves, strict=True)])
+    assert spread.max() < 1e-3  # one weight for all actions of an episode
+    assert np.mean(weight < 1e-3) == pytest.approx(0.5, abs=0.08)
+    wanting = np.sort(weight[weight > 1e-3])
+    assert np.abs(wanting - np.linspace(0, 1, len(wanting))).max() < 0.12  # uniform
+    (last,) = random_walks(door, **make, wish=wish, first=399)
+    assert np.array_equal(last["actions"], some[399])
+
+
 def test_the_oracle_foresees_the_door_as_it_is():
     door = StochasticDoor(flip=0.0)
     env = TrueState(TwoRoomsVectorEnv(16, rooms=door))

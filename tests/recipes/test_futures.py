@@ -11,7 +11,7 @@ import yaml
 from jepa.planning.dynamics import Scales
 from jepa.planning.stochastic_door import StochasticDoor
 from jepa.recipes.cli import main
-from jepa.recipes.door_trials import DoorTrials, foreseen, simulate
+from jepa.recipes.door_trials import DoorExperience, DoorTrials, foreseen, simulate
 from jepa.recipes.latent import Joint, Unknown, beside_a_latent
 
 CONFIG = {
@@ -36,6 +36,7 @@ def test_a_run_learns_foresees_plays_reports_and_does_not_learn_twice(tmp_path, 
     for who in ("point", "gaussian", "outcomes"):
         names = ("success", "door_crps_1", "both_2", "stray_2", "walk_coverage_4")
         assert {f"{who}/{name}" for name in names} <= first["metrics"].keys()
+    assert first["metrics"]["misread_px"]["value"] > 0
     assert first["metrics"]["point/both_2"]["value"] == 0  # one prediction has one end
     assert (out / "futures.png").stat().st_size > 1000
     kept = (out / "outcomes.safetensors").stat().st_mtime_ns
@@ -53,6 +54,11 @@ def test_what_is_unknown_needs_no_velocity():
         beside_a_latent(Joint(order=2, unknown=Unknown()), scales)
 
 
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="share of the episodes"):
+        DoorExperience(crossing=1.5)
+
+
 def test_trials_at_a_door_that_is_still_end_as_it_stands():
     world = StochasticDoor(flip=0.0)
     trials = simulate(world, DoorTrials(count=60, futures=3, decisions=6), repeat=4)
@@ -64,6 +70,7 @@ def test_trials_at_a_door_that_is_still_end_as_it_stands():
 def test_the_true_futures_score_best_and_a_point_covers_one_side():
     trials = simulate(StochasticDoor(), DoorTrials(count=40, futures=60, decisions=4), repeat=4)
     best = foreseen(trials.futures, trials)
+    again = foreseen(trials.best, trials)
     point = foreseen(trials.futures.mean(dim=2, keepdim=True), trials)
     assert best["both_4"]["value"] == 1
     assert best["crossing_error_4"]["value"] == 0
@@ -71,6 +78,15 @@ def test_the_true_futures_score_best_and_a_point_covers_one_side():
     assert point["both_4"]["value"] == 0
     assert point["stray_4"]["value"] > 0.5
     assert best["door_crps_4"]["value"] < point["door_crps_4"]["value"]
+    # other futures of the same world: as good as any forecast of so many particles can be
+    assert again["both_4"]["value"] > 0.7
+    assert 0 < again["crossing_error_4"]["value"] < 0.1
+    assert (
+        best["door_crps_4"]["value"] < again["door_crps_4"]["value"] < point["door_crps_4"]["value"]
+    )
+    opened, crossed = trials.layout.open > 0.5, trials.crossed(trials.best)[:, 3]
+    for name, which in (("open", opened), ("shut", ~opened)):
+        assert again[f"{name}_crossing_4"]["value"] == pytest.approx(crossed[which].mean().item())
     # of the best possible forecast, CRPS is half the mean distance of two futures
     x = trials.futures[:, 3, :, 0]
     half = torch.cdist(x[..., None], x[..., None]).mean().item() / 2
