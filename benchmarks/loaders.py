@@ -4,7 +4,7 @@ Images: photographs that come with scikit-learn and scikit-image, cut to 500 x 3
 JPEG files, one folder a class; the same as WebDataset shards; and decoded once. Random crops of
 224 px in batches of 64. Clips, where video files are given: 16 frames at 10 a second, random crops
 of 224 px in batches of 4, out of the files and out of frames that were decoded once. One turn is a
-number of batches after the first, the turns of all rows come round in order; medians.
+number of batches after the first; each row has its turns one after the other; medians.
 
     jepa fetch --into data/clips
     python benchmarks/loaders.py data/clips
@@ -19,7 +19,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -50,17 +50,16 @@ def photographs(folder: Path, count: int) -> None:
 
 def rates(loaders: dict[str, Callable[[], Any]], batches: int, turns: int) -> dict[str, float]:
     """Samples per second of each, a median of turns."""
-    running: dict[str, Iterator] = {}
     found: dict[str, list[float]] = {name: [] for name in loaders}
     for name, make in loaders.items():
         for _ in range(turns):
-            running[name] = iter(make())
-            next(running[name])
+            running = iter(make())
+            next(running)
             began, samples = time.perf_counter(), 0
-            for batch in itertools.islice(running[name], batches):
+            for batch in itertools.islice(running, batches):
                 samples += len(batch[0])
             found[name].append(samples / (time.perf_counter() - began))
-            del running[name]
+            del running  # and its processes
     return {name: statistics.median(values) for name, values in found.items()}
 
 

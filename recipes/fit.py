@@ -109,12 +109,10 @@ class EarlierStage(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the first step, when the optimiser is there."""
-        if isinstance(trainer.strategy, ModelParallelStrategy):  # knows whose shard is what
-            trainer.strategy.load_checkpoint(self.path, weights_only=True)
-            return
-        checkpoint = load_tensors_only(self.path)
-        pl_module.load_state_dict(checkpoint["state_dict"], strict=True)
-        trainer.optimizers[0].load_state_dict(checkpoint["optimizer_states"][0])
+        strategy = trainer.strategy  # which knows whose shard is what
+        checkpoint = strategy.load_checkpoint(self.path, weights_only=True)
+        strategy.load_model_state_dict(checkpoint, strict=True)
+        strategy.load_optimizer_state_dict(checkpoint)
 
 
 class StoppedError(RuntimeError):

@@ -1,9 +1,5 @@
 """What joint embeddings share: the projector, one view at a time; and two ranks as one process."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -35,39 +31,22 @@ def gradients_of(model, views):
     return values, torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {here!r})
-import torch
-from torch import distributed
+TOGETHER = """
 from torch.nn.parallel import DistributedDataParallel
 from test_joint import VIEWS, build, gradients_of
 from jepa.ranks import gathered, total
-rank = int(sys.argv[1])
-torch.set_num_threads(1)
-distributed.init_process_group(
-    "gloo", init_method="file://" + {out!r} + "/meet", rank=rank, world_size=2
-)
 mine = VIEWS[4 * rank : 4 * rank + 4]
-found = {{
+found = {
     name: gradients_of(DistributedDataParallel(build(name)), mine) for name in ("vicreg", "lejepa")
-}}
+}
 found["gathered"] = gathered(mine.flatten(1))
 found["total"] = total(mine)
-torch.save(found, {out!r} + f"/{{rank}}.pt")
-distributed.destroy_process_group()
+torch.save(found, out / f"{rank}.pt")
 """
 
 
-def test_two_ranks_have_the_losses_and_gradients_of_one_process(tmp_path):
-    script = SCRIPT.format(here=str(Path(__file__).parent), out=str(tmp_path))
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(rank)], stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    for process in processes:
-        _, printed = process.communicate(timeout=120)
-        assert process.returncode == 0, printed.decode()
+def test_two_ranks_have_the_losses_and_gradients_of_one_process(on_two_ranks, tmp_path):
+    on_two_ranks(TOGETHER)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(r["gathered"], VIEWS.flatten(1)) for r in ranks)
     assert all(torch.equal(r["total"], VIEWS[:4] + VIEWS[4:]) for r in ranks)

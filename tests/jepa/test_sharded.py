@@ -1,9 +1,5 @@
 """Weights in shards: each rank keeps its part, and what they compute is what one process would."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
 
 from jepa.encoder import VisionTransformer
@@ -31,19 +27,10 @@ def gradients_of(model, parts):
     return {name: gathered(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {here!r})
-import torch
-from torch import distributed
+TOGETHER = """
 from torch.distributed.device_mesh import init_device_mesh
 from test_sharded import IMAGES, build, gradients_of
 from jepa.sharded import shard, whole
-rank = int(sys.argv[1])
-torch.set_num_threads(1)
-distributed.init_process_group(
-    "gloo", init_method="file://" + {out!r} + "/meet", rank=rank, world_size=2
-)
 model = build()
 shard(model, init_device_mesh("cpu", (2,)))
 kept = sum(p.to_local().numel() for p in model.parameters())
@@ -56,20 +43,12 @@ model.follow(0.25)
 after = whole(model).eval()
 found = dict(kept=kept, before=before, gradients=gradients, after=after.state_dict())
 found["said"] = after.encoder(IMAGES)
-torch.save(found, {out!r} + f"/{{rank}}.pt")
-distributed.destroy_process_group()
+torch.save(found, out / f"{rank}.pt")
 """
 
 
-def test_two_ranks_keep_half_each_and_compute_what_one_process_does(tmp_path):
-    script = SCRIPT.format(here=str(Path(__file__).parent), out=str(tmp_path))
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(rank)], stderr=subprocess.PIPE)
-        for rank in (0, 1)
-    ]
-    for process in processes:
-        _, printed = process.communicate(timeout=120)
-        assert process.returncode == 0, printed.decode()
+def test_two_ranks_keep_half_each_and_compute_what_one_process_does(on_two_ranks, tmp_path):
+    on_two_ranks(TOGETHER)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     model = build()
     number = sum(p.numel() for p in model.parameters())

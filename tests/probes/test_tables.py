@@ -69,27 +69,20 @@ def started(body, *arguments):
 
 
 TOGETHER = """
-from torch import distributed
-out, rank = sys.argv[1], int(sys.argv[2])
-torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
+from test_tables import *
 numbered = Batches()
-found = [table(numbered, Path(out) / "numbered"), table(Batches().made, Path(out) / "plain")]
+found = [table(numbered, out / "numbered"), table(Batches().made, out / "plain")]
 assert numbered.asked == list(range(rank, 8, 2)), numbered.asked
 again = Batches()
-table(again, Path(out) / "numbered")
+table(again, out / "numbered")
 assert again.asked == []
 for one in found:
     same(one, table(Batches()))
-distributed.destroy_process_group()
 """
 
 
-def test_two_processes_share_the_work_and_give_the_table_of_one(tmp_path):
-    processes = [started(TOGETHER, tmp_path, rank) for rank in (0, 1)]
-    for process in processes:
-        _, printed = process.communicate(timeout=300)
-        assert process.returncode == 0, printed.decode()
+def test_two_processes_share_the_work_and_give_the_table_of_one(on_two_ranks, tmp_path):
+    on_two_ranks(TOGETHER)
     for kind in ("numbered", "plain"):
         (folder,) = (tmp_path / kind).iterdir()  # no parts are left
         rows = np.load(folder / "last.npy", mmap_mode="r")
