@@ -45,6 +45,9 @@ from jepa.probes.features import extract
 from jepa.probes.linear import LinearProbe
 from jepa.timm_encoder import TimmEncoder
 
+# Samples, tokens, width: images in patches of 32 pixels, and of 16; clips of 16 frames in ViT-S.
+TABLES = ((2000, 49, 192), (2000, 196, 192), (192, 1568, 384))
+
 
 def seconds(work: Callable[[], object]) -> float:
     """Of one call."""
@@ -122,24 +125,24 @@ class AsPublished(nn.Module):
         return self.head.linear((pooled + block.mlp(block.norm2(pooled)))[:, 0])
 
 
-def attentive(tokens: int, repeats: int) -> Iterator[str]:
+def attentive(samples: int, tokens: int, dim: int, repeats: int) -> Iterator[str]:
     """One epoch of 1 head, then of 20; and of 1 head as published, then of 20 of ours."""
     random = np.random.default_rng(0)
-    table = random.normal(size=(2000, 1, tokens, 192)).astype(np.float16)
-    targets, rows = torch.from_numpy(random.integers(10, size=2000)), np.arange(2000)
+    table = random.normal(size=(samples, 1, tokens, dim)).astype(np.float16)
+    targets, rows = torch.from_numpy(random.integers(10, size=samples)), np.arange(samples)
     fitting = Fitting(1, 64, "float32", torch.device("cpu"), seed=0)
-    one = new_head(192, 10, 3, 1, fitting)
-    some = torch.randn(2, tokens, 192)
+    one = new_head(dim, 10, dim // 64, 1, fitting)
+    some = torch.randn(2, tokens, dim)
     with torch.no_grad():
         apart = float((AsPublished(one)(some) - one(some)).abs().max())
 
     def epoch(count: int, published: bool = False) -> None:
-        heads = [new_head(192, 10, 3, 1, fitting) for _ in range(count)]
+        heads = [new_head(dim, 10, dim // 64, 1, fitting) for _ in range(count)]
         rates = [Rate(1e-3 / (i + 1), 0.01) for i in range(count)]
         parts = [AsPublished(head) for head in heads] if published else heads
         train(parts, rates, table, targets, rows, loss=F.cross_entropy, fitting=fitting)
 
-    data = f"2000 x {tokens} x 192 float16, one epoch, against 20 heads"
+    data = f"{samples} x {tokens} x {dim} float16, one epoch, against 20 heads"
     yield row(
         f"1 attentive head, {data}", lambda: epoch(1), lambda: epoch(20), repeats,
         lambda: "training only",
@@ -196,7 +199,7 @@ def main() -> None:
     warnings.simplefilter("always", ConvergenceWarning)
     parts: dict[str, Callable[[], Iterator[str]]] = {
         "extraction": lambda: extractions(options.repeats),
-        "attentive": lambda: chain(*(attentive(n, options.repeats) for n in (49, 196))),
+        "attentive": lambda: chain(*(attentive(*size, options.repeats) for size in TABLES)),
         "linear": lambda: linear(options.rows, options.repeats, options.solver, options.tol),
     }
     print(f"{options.threads} threads, median of {options.repeats}\n")

@@ -24,7 +24,7 @@ _EPS = 1e-5  # of every norm in the published classifiers; the encoders have 1e-
 
 
 class CrossAttention(nn.Module):
-    """Parameters of the attention of queries, under their published names.
+    """Parameters of the attention of queries, under their published names; see `Queries`.
 
     There is no projection of the output: V-JEPA 1 has one in its files and never applies it.
     """
@@ -35,22 +35,9 @@ class CrossAttention(nn.Module):
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
 
-    def directions(self, query: Float[Tensor, "1 Q D"]) -> Float[Tensor, "L D"]:
-        """Where in token space each attention head of each query looks: W_k^T q / sqrt(d)."""
-        q = self.q(query).unflatten(-1, (self.heads, -1))[0]
-        keys = self.kv.weight.chunk(2)[0].unflatten(0, (self.heads, -1))
-        return torch.einsum("qhd,hdD->qhD", q, keys).flatten(0, 1) * q.shape[-1] ** -0.5
-
-    def values(self, seen: Float[Tensor, "B L D"]) -> Float[Tensor, "B Q D"]:
-        """The values of what each attention head saw, those of a query side by side."""
-        weights = self.kv.weight.chunk(2)[1].unflatten(0, (self.heads, -1))
-        seen = seen.unflatten(1, (-1, self.heads))
-        values = torch.einsum("bqhD,hdD->bqhd", seen, weights).flatten(2)
-        return values + self.kv.bias.chunk(2)[1]
-
 
 class CrossAttentionBlock(nn.Module):
-    """The queries, plus what they see, plus an MLP. Tokens are normalised, queries are not."""
+    """Parameters of what follows the blocks over all tokens; see `Queries`."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -58,17 +45,6 @@ class CrossAttentionBlock(nn.Module):
         self.xattn = CrossAttention(dim, heads)
         self.norm2 = nn.LayerNorm(dim, eps=_EPS)
         self.mlp = Mlp(dim, 4 * dim)
-
-    def directions(self, query: Float[Tensor, "1 Q D"]) -> Float[Tensor, "L D"]:
-        """As the attention's, for tokens that `normalised` gives: the norm's gain is folded in."""
-        return self.xattn.directions(query) * self.norm1.weight
-
-    def finish(
-        self, query: Float[Tensor, "1 Q D"], seen: Float[Tensor, "B L D"]
-    ) -> Float[Tensor, "B Q D"]:
-        """From weighted means of the normalised tokens to the pooled vectors."""
-        pooled = query + self.xattn.values(seen * self.norm1.weight + self.norm1.bias)
-        return pooled + self.mlp(self.norm2(pooled))
 
 
 class AttentivePooler(nn.Module):
@@ -95,18 +71,52 @@ class AttentivePooler(nn.Module):
                     part.eps = _EPS
         self.depth = depth
 
-    def directions(self) -> Float[Tensor, "L D"]:
-        """Where each attention head looks, among normalised tokens."""
-        return self.cross_attention_block.directions(self.query_tokens)
-
-    def finish(self, seen: Float[Tensor, "B L D"]) -> Float[Tensor, "B Q D"]:
-        """The pooled vectors, from what each attention head saw."""
-        return self.cross_attention_block.finish(self.query_tokens, seen)
-
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B Q D"]:
         for block in self.blocks if self.depth > 1 else ():
             tokens = block(tokens)
-        return self.finish(look(normalised(tokens), self.directions()))
+        return Queries([self])(tokens)[0]
+
+
+class Queries:
+    """The learnt queries of G equal poolers, side by side: one product of all for each of one.
+
+    The queries, plus what they see, plus an MLP. Tokens are normalised, queries are not.
+    """
+
+    def __init__(self, poolers: Sequence[AttentivePooler]) -> None:
+        self.heads = poolers[0].cross_attention_block.xattn.heads
+        self.queries = torch.cat([pooler.query_tokens for pooler in poolers])  # [G, Q, D]
+        self.weights = stacked([pooler.cross_attention_block for pooler in poolers])
+
+    def __call__(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "G B Q D"]:
+        """The pooled vectors."""
+        directions = self.directions()
+        seen = look(normalised(tokens), directions.flatten(0, 1))
+        return self.finish(seen.unflatten(1, directions.shape[:2]).transpose(0, 1))
+
+    def directions(self) -> Float[Tensor, "G L D"]:
+        """Where in normalised tokens each attention head of each query looks: W_k^T q / sqrt(d),
+        with the norm's gain folded in."""
+        q = batched_linear(self.queries, *self._of("xattn.q")).unflatten(-1, (self.heads, -1))
+        keys = self.weights["xattn.kv.weight"].chunk(2, dim=1)[0].unflatten(1, (self.heads, -1))
+        directions = torch.einsum("gqhd,ghdD->gqhD", q, keys).flatten(1, 2) * q.shape[-1] ** -0.5
+        return directions * self.weights["norm1.weight"][:, None]
+
+    def finish(self, seen: Float[Tensor, "G B L D"]) -> Float[Tensor, "G B Q D"]:
+        """From weighted means of the normalised tokens, one for each attention head."""
+        seen = affine(seen, *self._of("norm1")).unflatten(2, (-1, self.heads))
+        values, bias = (part.chunk(2, dim=1)[1] for part in self._of("xattn.kv"))
+        each = values.unflatten(1, (self.heads, -1))
+        found = torch.einsum("gbqhD,ghdD->gbqhd", seen, each).flatten(3)
+        pooled = (self.queries[:, None] + found + bias[:, None, None]).flatten(1, 2)
+        inner = affine(normalised(pooled), *self._of("norm2"))
+        hidden = F.gelu(batched_linear(inner, *self._of("mlp.fc1")))
+        pooled = pooled + batched_linear(hidden, *self._of("mlp.fc2"))
+        return pooled.unflatten(1, (-1, self.queries.shape[1]))
+
+    def _of(self, name: str) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a layer."""
+        return self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
 
 
 class AttentiveHead(nn.Module):
@@ -168,7 +178,33 @@ def _init_head(head: nn.Module, pooler: AttentivePooler) -> None:
     nn.init.trunc_normal_(pooler.query_tokens, std=0.02)
 
 
-def normalised(tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+def stacked(modules: Sequence[nn.Module]) -> dict[str, Float[Tensor, "G *P"]]:
+    """The parameters of equal modules, by name."""
+    names = [name for name, _ in modules[0].named_parameters()]
+    return {name: torch.stack([m.get_parameter(name) for m in modules]) for name in names}
+
+
+def batched_linear(
+    x: Float[Tensor, "G B D"], weight: Float[Tensor, "G K D"], bias: Float[Tensor, "G K"]
+) -> Float[Tensor, "G B K"]:
+    """Each of G linear layers, on its own inputs.
+
+    The weights stand on the left: so their gradients are laid out as they are, and not copied.
+    """
+    if len(weight) == 1:
+        return F.linear(x[0], weight[0], bias[0])[None]
+    return torch.bmm(weight, x.transpose(1, 2)).transpose(1, 2) + bias[:, None]
+
+
+def affine(
+    x: Float[Tensor, "G *B D"], gain: Float[Tensor, "G D"], bias: Float[Tensor, "G D"]
+) -> Float[Tensor, "G *B D"]:
+    """Gain and bias of each of G norms."""
+    shape = (len(gain), *(1,) * (x.ndim - 2), -1)
+    return x * gain.view(shape) + bias.view(shape)
+
+
+def normalised(tokens: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
     """Each token with mean 0 and variance 1 over its width; a norm's gain and bias come later."""
     return F.layer_norm(tokens, tokens.shape[-1:], eps=_EPS)
 
@@ -185,13 +221,12 @@ def read(
 ) -> list[Float[Tensor, "B outputs"]]:
     """What each head, attentive or not, says about the same tokens.
 
-    Attentive heads of depth 1 share the normalised tokens and look at them in one product.
+    Equal attentive heads of depth 1 share the normalised tokens, and their products are one each.
     """
-    shallow = [h for h in heads if isinstance(h, AttentiveHead) and h.pooler.depth == 1]
-    if len(shallow) < len(heads):
+    config = getattr(heads[0], "config", None)
+    equal = [h for h in heads if isinstance(h, AttentiveHead) and h.config == config]
+    if len(equal) < len(heads) or equal[0].pooler.depth > 1:
         return [head(tokens) for head in heads]
-    directions = [head.pooler.directions() for head in shallow]
-    seen = look(normalised(tokens), torch.cat(directions))
-    parts = seen.split([len(d) for d in directions], dim=1)
-    pooled = [head.pooler.finish(p)[:, 0] for head, p in zip(shallow, parts, strict=True)]
-    return [head.linear(vector) for head, vector in zip(shallow, pooled, strict=True)]
+    pooled = Queries([head.pooler for head in equal])(tokens)[:, :, 0]
+    linear = stacked([head.linear for head in equal])
+    return list(batched_linear(pooled, linear["weight"], linear["bias"]).unbind())

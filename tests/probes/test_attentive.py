@@ -73,12 +73,20 @@ def test_a_sharp_direction_picks_one_token():
     torch.testing.assert_close(look(tokens, direction[None])[:, 0], tokens[torch.arange(3), best])
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_reading_together_is_reading_alone(depth):
-    heads = [AttentiveHead(24, 5, heads=3, depth=depth) for _ in range(4)]
-    tokens = normal(2, 9, 24)
-    for together, head in zip(read(heads, tokens), heads, strict=True):
-        torch.testing.assert_close(together, head(tokens))
+@pytest.mark.parametrize(("depth", "heads"), [(1, (3, 3, 3)), (1, (3, 2)), (2, (3, 3))])
+def test_reading_together_is_reading_alone_and_so_are_the_gradients(depth, heads):
+    readers = [AttentiveHead(24, 5, heads=h, depth=depth).double() for h in heads]
+    parameters = [p for reader in readers for p in reader.parameters()]
+    with torch.no_grad():  # every norm and bias is another one
+        for number, parameter in enumerate(parameters):
+            parameter += 0.3 * normal(*parameter.shape, name=str(number)).double()
+    tokens, weights = normal(2, 9, 24).double(), normal(len(heads), 2, 5).double()
+    together, alone = torch.stack(read(readers, tokens)), torch.stack([r(tokens) for r in readers])
+    torch.testing.assert_close(together, alone)
+    found, wanted = (
+        torch.autograd.grad((said * weights).sum(), parameters) for said in (together, alone)
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
