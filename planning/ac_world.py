@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -169,6 +169,36 @@ class RobotWorldModel(nn.Module):
             latent[:, :, None], whole[:, :, None], pose[:, :, None], camera_of(state, 1), pasts
         )
         return normed(after[:, :, 0]), moved(pose.expand_as(whole), whole), past
+
+
+class PresentFrame:
+    """A robot's world model for agents, which begins anew with every frame that it is shown.
+
+    As published, the newest frame is all the context that a plan has, so that a long episode costs
+    no more than a short one.
+
+    Args:
+        world: what foresees.
+    """
+
+    def __init__(self, world: RobotWorldModel) -> None:
+        self.world = world
+
+    def encode(self, observation: Mapping[str, Tensor]) -> TensorDict:
+        """`image` [B, H, W, C], as frames of a `RobotContext`, and `pose` [B, 7]; a goal, which no
+        plan starts from, may be without `pose`."""
+        if "pose" not in observation:
+            return self.world.goal(observation["image"])
+        poses = observation["pose"].float()[:, None]
+        return self.world.encode(RobotContext(frames=observation["image"][:, None], poses=poses))
+
+    def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
+        """As the model."""
+        return self.world.step(state, action)
+
+    def rollout(self, state: TensorDict, actions: Float[Tensor, "*S B H A"]) -> TensorDict:
+        """As the model."""
+        return self.world.rollout(state, actions)
 
 
 def hand_and_gripper(step: float = 0.05, grip: float = 0.75) -> ActionSpace:

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -77,7 +78,8 @@ def counted(world_model: WorldModel, cost: Cost) -> Counted:
 class Replanning(ABC):
     """Receding horizon control of gymnasium vector environments; `_decide` is how it plans.
 
-    Observations are dictionaries with `observation` and `desired_goal`, batched.
+    Observations are dictionaries with `observation` and `desired_goal`, batched: arrays, or
+    dictionaries or tuples of them, which the world model is given as tensors.
 
     Args:
         world_model: encodes observations and goals, and foresees; one action of the model is
@@ -102,7 +104,7 @@ class Replanning(ABC):
             self.seed, "planning", device=self.action_space.low.device
         )
         self._decision: tuple[TensorDict, Plan] | None = None
-        self._goal: tuple[np.ndarray, TensorDict] | None = None
+        self._goal: tuple[list[np.ndarray], TensorDict] | None = None
         self._held, self.cost = 0, Cost()
 
     @property
@@ -117,7 +119,7 @@ class Replanning(ABC):
         """The plan whose first action is being carried out."""
         return self.decision[1]
 
-    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+    def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Actions [B, A] for a batch of observations; numbers [B] where actions are discrete."""
         if self._decision is None or self._held == self.repeat:
             began = time.perf_counter()
@@ -137,18 +139,17 @@ class Replanning(ABC):
 
     @abstractmethod
     def _decide(
-        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+        self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, Plan]:
         """See `decision`; `last` is the one before."""
 
     @torch.no_grad()
     def _perceive(
-        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+        self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, TensorDict]:
         """The states of what is seen and of what is wanted. A `Remembering` world model is told
         what was done and what came of it; any other begins anew with each observation."""
-        device, model = self.action_space.low.device, self.world_model
-        seen = torch.as_tensor(observation["observation"], device=device)
+        model, seen = self.world_model, self._tensors(observation["observation"])
         if last is not None and isinstance(model, Remembering):
             state = model.observe(last[0], last[1].actions[:, 0], seen)
         else:
@@ -156,12 +157,19 @@ class Replanning(ABC):
         return state, self._encoded_goal(observation["desired_goal"])
 
     @torch.no_grad()
-    def _encoded_goal(self, wanted: np.ndarray) -> TensorDict:
+    def _encoded_goal(self, wanted: Any) -> TensorDict:
         """Once for as long as the goals are the same."""
-        if self._goal is None or not np.array_equal(self._goal[0], wanted):
-            images = torch.as_tensor(wanted, device=self.action_space.low.device)
-            self._goal = wanted.copy(), self.world_model.encode(images)
+        seen = arrays(wanted)
+        if self._goal is None or not all(map(np.array_equal, self._goal[0], seen)):
+            goal = self.world_model.encode(self._tensors(wanted))
+            self._goal = [array.copy() for array in seen], goal
         return self._goal[1]
+
+    def _tensors(self, observation: Any) -> Any:
+        """What was observed, on the device of the actions."""
+        return each_array(
+            observation, partial(torch.as_tensor, device=self.action_space.low.device)
+        )
 
 
 class PlanningAgent(Replanning):
@@ -180,7 +188,7 @@ class PlanningAgent(Replanning):
         super().__init__(**others)
 
     def _decide(
-        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+        self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, Plan]:
         state, goal = self._perceive(observation, last)
         plan = self.planner.plan(
@@ -250,7 +258,20 @@ class RandomAgent:
 
 def batch_size(observation: Any) -> int:
     """B of a batch of observations, of whatever arrays they are made."""
-    while isinstance(observation, Mapping | tuple):
-        parts = observation.values() if isinstance(observation, Mapping) else observation
-        observation = next(iter(parts))
-    return len(observation)
+    return len(arrays(observation)[0])
+
+
+def arrays(observation: Any) -> list[Any]:
+    """All of which an observation is made, in order."""
+    found: list[Any] = []
+    each_array(observation, found.append)
+    return found
+
+
+def each_array(observation: Any, function: Callable[[Any], Any]) -> Any:
+    """The same dictionary or tuple, of what the function makes of its arrays."""
+    if isinstance(observation, Mapping):
+        return {name: each_array(part, function) for name, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(each_array(part, function) for part in observation)
+    return function(observation)

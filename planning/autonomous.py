@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
 from .actor import Choice, Scene
-from .agent import Counted, Replanning
+from .agent import Counted, Replanning, batch_size
 from .configurator import Configurator, Settings, Task
 from .intrinsic import CostModule
 from .memory import ShortTermMemory
@@ -78,7 +77,7 @@ class AutonomousAgent(Replanning):
             self._episodes = int(self.memory.rows["episode"].max()) + 1
 
     def _decide(
-        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+        self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, Plan]:
         settings = self.settings
         state, goal = self._perceive(observation, last)
@@ -99,14 +98,14 @@ class AutonomousAgent(Replanning):
         return state, self.choice.plan
 
     @torch.no_grad()
-    def _encoded_goal(self, wanted: np.ndarray) -> TensorDict:
-        place = self.settings.place
+    def _encoded_goal(self, wanted: Any) -> TensorDict:
+        place, count = self.settings.place, batch_size(wanted)
         if place is None:
             goal = super()._encoded_goal(wanted)
         else:
-            goal = self._recalled(place.expand(len(wanted), -1))
+            goal = self._recalled(place.expand(count, -1))
         if self.settings.attention is not None:
-            attention = self.settings.attention.expand(len(wanted), -1)
+            attention = self.settings.attention.expand(count, -1)
             goal = goal.copy().update({"attention": attention})
         return goal
 

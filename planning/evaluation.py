@@ -28,7 +28,7 @@ class Agent(Protocol):
         """Before the first step of a batch of episodes."""
         ...
 
-    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+    def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Actions [B, A]."""
         ...
 
@@ -122,7 +122,7 @@ class Recording:
 
 def played_steps(
     agent: Agent, env: VectorEnv, *, max_steps: int, seed: int, episode: int
-) -> Iterator[tuple[Mapping[str, np.ndarray], dict[str, Any], bool]]:
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any], bool]]:
     """Plays until one copy's episode ends: what is seen at each step, with `info`, when the agent
     has acted on it (True), and at the end, when it does not (False)."""
     observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict
@@ -182,7 +182,7 @@ class HierarchicalAgent(Replanning):
         return self.deliberation.transitions
 
     def _decide(
-        self, observation: Mapping[str, np.ndarray], last: tuple[TensorDict, Plan] | None
+        self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
     ) -> tuple[TensorDict, Plan]:
         state, goal = self._perceive(observation, last)
         return state, self.deliberation.plan(state, goal, self.cost, self._generator)

@@ -34,8 +34,9 @@ class SameLatent(Embedding):
         super().__init__()
         self.size = size
 
-    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        return features
+    def forward(self, features: Float[Tensor, "B *F"]) -> Float[Tensor, "B D"]:
+        """[B, size]: one vector of whatever shape the latent below has."""
+        return features.flatten(1)
 
 
 class LatentEmbedding(Embedding):
@@ -57,8 +58,9 @@ class LatentEmbedding(Embedding):
         self.register_buffer("units", torch.eye(size))
         self.layers = nn.Sequential(two_layers(len(scale), hidden), nn.Linear(hidden, size))
 
-    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        return self.layers(features / self.scale) @ self.units
+    def forward(self, features: Float[Tensor, "B *F"]) -> Float[Tensor, "B K"]:
+        """[B, size]; of latents below of any shape, such as tokens, as one vector [B, D]."""
+        return self.layers(features.flatten(1) / self.scale) @ self.units
 
     @torch.no_grad()
     def measure_in(self, changes: Float[Tensor, "n K"]) -> None:

@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from .agent import each_array
 from .evaluation import Agent
 
 
@@ -103,8 +104,4 @@ def as_gymnasium_policy(agent: Agent, env: gymnasium.Env | VectorEnv) -> Callabl
 
 def batched(observation: Any) -> Any:
     """One observation, of whatever arrays it is made, as a batch of one."""
-    if isinstance(observation, Mapping):
-        return {name: batched(part) for name, part in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(batched(part) for part in observation)
-    return np.asarray(observation)[None]
+    return each_array(observation, lambda array: np.asarray(array)[None])
