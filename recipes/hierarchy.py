@@ -34,6 +34,7 @@ from ..probes.intervals import wilson
 from .control import share
 from .embedding import Latent
 from .fit import Hardware
+from .frame_pretraining import FramePretraining
 from .hierarchy_pictures import save_episode
 from .latent import Dynamics, Joint, learn_world, with_observations
 from .levels import Upper, learn_level, risen
@@ -130,6 +131,7 @@ def hierarchy(
     *,
     out: Path,
     maze: Maze = Maze(),  # noqa: B008
+    pretraining: FramePretraining | None = None,
     experience: Experience = Experience(),  # noqa: B008
     latent: Latent = Latent(),  # noqa: B008
     joint: Joint = Joint(),  # noqa: B008
@@ -148,6 +150,7 @@ def hierarchy(
     Args:
         out: folder of the run; must be empty unless resuming.
         maze: the world.
+        pretraining: as in `rooms`: of a frozen encoder; null: the latent is learnt from pixels.
         experience: what is collected.
         latent: of the lowest level.
         joint: training of the lowest level's embedding together with dynamics.
@@ -164,7 +167,9 @@ def hierarchy(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
-    model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
+    model, latents = learn_world(
+        out, data, pretraining, latent, joint, dynamics, hardware, name, seed
+    )
     uppers = learn_levels(out, with_observations(data, latents), levels, hardware, seed)
     space = action_space_of(TwoRoomsVectorEnv(1, rooms=maze).single_action_space)
     parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
