@@ -56,8 +56,9 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """As it was typed, without the interpreter's path."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """As it was typed, without the interpreter's path; `jepa` for `python -m jepa.recipes.cli`."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["jepa" if name == "cli.py" else name, *sys.argv[1:]])
 
 
 def write_result(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jepa.recipes.results import read_result, results, rows_of, write_result
+from jepa.recipes.results import command_line, read_result, results, rows_of, write_result
 
 LINEAR = {"value": 0.8123, "low": 0.8, "high": 0.82}
 RANDOM = {"value": 0.7, "low": 0.69, "high": 0.71}
@@ -23,6 +23,12 @@ def written(tmp_path):
         baselines={"random_encoder/linear_top1": RANDOM},
     )
     return tmp_path
+
+
+@pytest.mark.parametrize(("typed", "told"), [("bin/jepa", "jepa"), ("recipes/cli.py", "jepa")])
+def test_a_command_is_told_as_it_can_be_typed(typed, told, monkeypatch):
+    monkeypatch.setattr("sys.argv", [typed, "hierarchy", "--others.budgets=[0.5, 2]"])
+    assert command_line() == f"{told} hierarchy '--others.budgets=[0.5, 2]'"
 
 
 def test_a_result_has_the_agreed_fields(written):
