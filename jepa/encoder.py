@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from jaxtyping import Float, Int64
@@ -116,13 +117,18 @@ class VisionTransformer(nn.Module):
     def layers(
         self, images: Pixels, names: Sequence[str], keep: Int64[Tensor, "B K"] | None = None
     ) -> dict[str, Float[Tensor, "B N D"]]:
-        """Latents after the named layers, as `forward` has them; `norm` is what it returns."""
+        """Latents after the named layers, as `forward` has them; `norm` is what it returns.
+
+        Blocks behind the last one named are not computed.
+        """
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        outputs = list(self.blocks.run(*self._embed(images, keep)))
+        depth = 1 + max((self.layer_names.index(name) for name in names), default=0)
+        outputs = list(islice(self.blocks.run(*self._embed(images, keep)), depth))
         found = {f"blocks.{i}": tokens for i, tokens in enumerate(outputs)}
-        found["norm"] = self.norm(outputs[-1])
+        if "norm" in names:
+            found["norm"] = self.norm(outputs[-1])
         return {name: found[name] for name in names}
 
     def _embed(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Rope | None]:

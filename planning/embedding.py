@@ -48,17 +48,28 @@ class FrozenEmbedding(Embedding):
     Args:
         encoder: pretrained without actions; never trained here.
         projection: a module; `LearntProjection` is trained, `SlowFeatures` fitted.
+        layer: whose tokens are projected, one of the encoder's `layer_names`; None: its outputs.
+            The first ones know better where things are. Raises ValueError for another name.
     """
 
-    def __init__(self, encoder: FrozenEncoder, projection: Projection) -> None:
+    def __init__(
+        self, encoder: FrozenEncoder, projection: Projection, *, layer: str | None = None
+    ) -> None:
         super().__init__()
+        if layer is not None and layer not in encoder.layer_names:
+            raise ValueError(f"layer is one of {', '.join(encoder.layer_names)}; got {layer!r}")
         self.encoder, self.projection, self.size = encoder, projection, projection.components
+        self.layer = layer
 
     @torch.no_grad()
     def features(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B *F"]:
         """Tokens, pooled."""
         images = observation.permute(0, 3, 1, 2)
-        return self.projection.pool(self.encoder(images), self.encoder.grid(images))
+        if self.layer is None:
+            tokens = self.encoder(images)
+        else:
+            tokens = self.encoder.layers(images, [self.layer])[self.layer]
+        return self.projection.pool(tokens, self.encoder.grid(images))
 
     def forward(self, features: Float[Tensor, "B *F"]) -> Float[Tensor, "B D"]:
         """Latents of pooled tokens."""

@@ -22,11 +22,13 @@ class Latent:
         size: of the latent.
         width: channels of the network that sees pixels.
         hidden: channels of the projection behind a frozen encoder.
+        layer: of the frozen encoder, see `FrozenEmbedding`; null: its outputs.
     """
 
     size: int = 32
     width: int = 32
     hidden: int = 64
+    layer: str | None = None
 
 
 def new_embedding(
@@ -57,4 +59,4 @@ def new_embedding(
             components=latent.size,
             hidden=latent.hidden,
         )
-    return FrozenEmbedding(frozen, projection)
+    return FrozenEmbedding(frozen, projection, layer=latent.layer)

@@ -79,13 +79,16 @@ def test_kept_tokens_see_only_each_other():
     torch.testing.assert_close(encoder(images, everything), encoder(images))
 
 
-def test_named_layers_end_in_the_output_and_unknown_ones_are_refused():
+def test_named_layers_end_in_the_output_and_unknown_ones_are_refused(monkeypatch):
     encoder, images = small(), torch.randn(1, 3, 32, 32)
     layers = encoder.layers(images, encoder.layer_names)
     torch.testing.assert_close(layers["norm"], encoder(images))
     torch.testing.assert_close(encoder.norm(layers["blocks.2"]), layers["norm"])
     with pytest.raises(ValueError, match=r"blocks\.9"):
         encoder.layers(images, ["blocks.9"])
+    monkeypatch.setattr(encoder.blocks[1], "forward", None)  # what is not asked is not computed
+    first = encoder.layers(images, ["blocks.0"])["blocks.0"]
+    assert torch.equal(first, layers["blocks.0"])
 
 
 def test_the_same_network_as_timm():

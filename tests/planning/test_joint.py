@@ -127,6 +127,21 @@ def test_behind_a_frozen_encoder_only_the_projection_learns():
     assert torch.allclose(latents_of(embedding, features), again, atol=1e-5)
 
 
+def test_of_a_frozen_encoder_any_layer_can_be_projected():
+    torch.manual_seed(0)
+    vit = VisionTransformer(image_size=64, patch_size=16, channels=3, dim=12, depth=2, heads=1)
+    encoder = FrozenEncoder(vit, mean=(0.1,) * 3, std=(0.2,) * 3)
+    projection = LearntProjection(12, (4, 4), components=3, hidden=8)
+    frames = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
+    images = frames.permute(0, 3, 1, 2)
+    for layer, wanted in encoder.layers(images, encoder.layer_names).items():
+        embedding = FrozenEmbedding(encoder, projection, layer=layer)
+        assert torch.equal(embedding.features(frames), wanted)
+    assert torch.equal(FrozenEmbedding(encoder, projection).features(frames), wanted)
+    with pytest.raises(ValueError, match=r"one of blocks\.0, blocks\.1, norm; got 'blocks\.2'"):
+        FrozenEmbedding(encoder, projection, layer="blocks.2")
+
+
 def test_wrong_sizes_and_weights_are_refused():
     with pytest.raises(ValueError, match=r"expected a patch grid of \(4, 4\)"):
         LearntProjection(12, (4, 4)).pool(torch.zeros(1, 4, 12), (2, 2))
