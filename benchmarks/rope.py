@@ -52,8 +52,8 @@ class AnewInEveryLayer(nn.Module):
         self.attention, self.grid, self.attend = attention, grid, attend
         self.keep: Tensor | None = None  # [B, K]
 
-    def forward(self, x: Tensor, rope: object = None) -> Tensor:
-        attention = self.attention
+    def forward(self, x: Tensor, rope: object = None, asked: int | None = None) -> Tensor:
+        attention, asked = self.attention, x.shape[1] if asked is None else asked
         _, h, w = self.grid
         qkv = attention.qkv(x).unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
@@ -70,7 +70,9 @@ class AnewInEveryLayer(nn.Module):
             ]
             return torch.cat([*parts, x[..., 3 * each :]], dim=-1)
 
-        return attention.proj(self.attend(turned(q), turned(k), v).transpose(1, 2).flatten(2))
+        return attention.proj(
+            self.attend(turned(q)[:, :, -asked:], turned(k), v).transpose(1, 2).flatten(2)
+        )
 
 
 def anew(encoder: VisionTransformer, grid: Grid) -> VisionTransformer:

@@ -30,8 +30,12 @@ def test_everything_that_a_benchmark_takes_from_the_project_exists(path):
 
 
 def plain():
-    path = Path(__file__).parent.parent / "benchmarks" / "plain.py"
-    spec = importlib.util.spec_from_file_location("plain", path)
+    return benchmark("plain")
+
+
+def benchmark(name):
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -79,3 +83,18 @@ def test_plain_masks_are_disjoint_and_of_the_wanted_number(name):
         for context, targets in zip(masks.context, masks.targets.flatten(1), strict=True):
             assert len(context) > 0
             assert not set(context.tolist()) & set(targets.tolist())
+
+
+@pytest.mark.parametrize("reference", ["anew", "published"])
+def test_rotary_positions_worked_out_in_every_layer_are_the_same(reference):
+    rope = benchmark("rope")
+    with seeds.weights(0, "rope"):
+        encoder = VisionTransformer(
+            image_size=32, patch_size=8, frames=4, tubelet_size=2, dim=48, depth=2, heads=2,
+            positions="rope_legacy",
+        )  # fmt: skip
+    clips = torch.randn(2, 3, 4, 32, 32, generator=seeds.generator(0, "clips"))
+    other = getattr(rope, reference)(encoder, encoder.native_grid)
+    for keep in (None, torch.tensor([[0, 5, 31], [1, 17, 20]])):
+        found, wanted = (rope.masked(model, clips, keep) for model in (other, encoder))
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)

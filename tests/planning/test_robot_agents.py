@@ -5,14 +5,17 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from jepa import seeds
+from jepa.datasets.trajectories import EpisodeArrays
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.planning.ac_predictor import ActionConditionedPredictor
+from jepa.planning.ac_training import foresight_losses
 from jepa.planning.ac_world import (
     HAND_AND_GRIPPER,
     PresentFrame,
@@ -27,7 +30,10 @@ from jepa.planning.hierarchy import HierarchicalAgent, Level
 from jepa.planning.icem import ICEM
 from jepa.planning.levels import LatentEmbedding, macro_space
 from jepa.planning.poses import moved
-from jepa.planning.protocols import Remembering, WorldModel
+from jepa.planning.protocols import ActionSpace, Remembering, WorldModel
+from jepa.recipes.fit import Hardware
+from jepa.recipes.levels import Upper, learn_level
+from jepa.recipes.rooms import approach
 
 B, TOKENS, D = 6, 4, 24
 
@@ -138,6 +144,116 @@ def test_two_levels_over_tokens_are_measured_as_everything_computed_anew():
     subgoal = apart(above.embedding(end), latents[1])
     found = torch.where(final, apart(end, wanted.flatten(1)), subgoal)
     torch.testing.assert_close(low.plan.energy, found, atol=1e-4, rtol=1e-4)
+
+
+MOST = 0.06  # m per decision and axis
+SIDE = 16  # px
+
+
+def table(places):
+    """Images of a hand that is a spot at these places, in m, of a table of 1 m x 1 m."""
+    lines = torch.arange(SIDE) - 1.5 - 12 * places[..., None]
+    left, top = torch.exp(-lines.square() / 2 / 0.8**2).unbind(-2)
+    image = (255 * top[..., :, None] * left[..., None, :]).to(torch.uint8)
+    return image[..., None].expand(*image.shape, 3)
+
+
+def still(places):
+    """Poses, or actions, of a hand that only moves in the plane."""
+    return torch.cat([places, places.new_zeros(*places.shape[:-1], 5)], dim=-1)
+
+
+def walks(episodes, decisions, generator):
+    """Places [E, T + 1, 2] of random walks, and the actions between."""
+    places, noise = [torch.rand(episodes, 2, generator=generator)], torch.zeros(episodes, 2)
+    for _ in range(decisions):
+        noise = 0.9 * noise + 0.44 * torch.randn(episodes, 2, generator=generator)
+        move = MOST * torch.erf(noise / 2**0.5)
+        places.append((places[-1] + move).clamp(0, 1))
+    every = torch.stack(places, dim=1)
+    return every, every.diff(dim=1)
+
+
+def learnt(world, tokens, actions, poses, generator, steps=2500):
+    """Trains the predictor of the world on windows of four frames."""
+    predictor = world.predictor.requires_grad_(True)
+    adam = torch.optim.AdamW(predictor.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 2e-3, total_steps=steps)
+    for _ in range(steps):
+        episodes = torch.randint(len(tokens), (64, 1), generator=generator)
+        first = torch.randint(actions.shape[1] - 3, (64, 1), generator=generator)
+        frames = first + torch.arange(4)
+        taken = actions[episodes, frames[:, :3]]
+        losses = foresight_losses(
+            predictor, tokens[episodes, frames], taken, poses[episodes, frames]
+        )
+        adam.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        adam.step()
+        schedule.step()
+    predictor.requires_grad_(False)
+
+
+@pytest.mark.slow
+def test_two_levels_over_tokens_reach_what_one_level_does_not_see(tmp_path):
+    """A hand is moved by at most 6 cm, goals are 60 cm away: where the spots are in other patches,
+    tokens are as different as can be, and say nothing of the way. Level 2 learns the way."""
+    generator = seeds.generator(0, "table")
+    with seeds.weights(0, "table"):
+        vit = VisionTransformer(
+            image_size=SIDE, patch_size=8, frames=2, tubelet_size=2, dim=D, depth=1, heads=2
+        )
+        predictor = ActionConditionedPredictor(D, (2, 2), dim=64, depth=2, heads=2)
+    world = RobotWorldModel(encoder=FrozenEncoder(vit), predictor=predictor, controls=(0, 1))
+    places, actions = walks(400, 48, generator)
+    tokens = torch.cat([world.tokens(table(some)) for some in places.split(50)])
+    learnt(world, tokens, still(actions), still(places), generator)
+
+    fields = {"observations": tokens.flatten(2), "actions": actions}
+    below = EpisodeArrays(
+        np.full(400, 48), {name: part.flatten(0, 1).numpy() for name, part in fields.items()}
+    )
+    upper = Upper(
+        stride=6, size=4, macro=2, hidden=64, steps=1000, batch_size=128, learning_rate=3e-3
+    )
+    hardware = Hardware(accelerator="cpu", precision="float32", threads=1)
+    above, _ = learn_level(tmp_path, 2, below, upper, hardware, 0)
+
+    space, near = (
+        ActionSpace(torch.full((2,), -MOST), torch.full((2,), MOST)),
+        partial(approach, haste=0.05),
+    )
+    few, many = (ICEM(horizon=h, samples=n, iterations=2) for h, n in ((6, 32), (8, 48)))
+    lowest = Level(world_model=PresentFrame(world), planner=few, action_space=space, energy=near)
+    highest = Level(
+        world_model=above,
+        planner=ICEM(horizon=4, samples=64, iterations=3, beta=0.5),
+        action_space=macro_space(2),
+        energy=partial(approach, haste=1.0),
+        rhythm=2,
+    )
+    flat = PlanningAgent(
+        world_model=PresentFrame(world), planner=many, action_space=space, energy=near
+    )
+    reached, alone = (arrived(agent) for agent in (HierarchicalAgent([lowest, highest]), flat))
+    print(f"two levels {reached:.2f}, flat {alone:.2f}")
+    assert reached >= 0.5
+    assert alone <= 0.15
+
+
+def arrived(agent, count=16, decisions=24):
+    """Share of goals, 60 cm away or more, to which the hand came within 10 cm."""
+    draws = torch.rand(2, 200, 2, generator=seeds.generator(1, "pairs"))
+    far = (draws[0] - draws[1]).norm(dim=1) > 0.6
+    here, goal = draws[:, far][:, :count]
+    closest = torch.full((count,), torch.inf)
+    for _ in range(decisions):
+        seen = {"image": table(here).numpy(), "pose": still(here).numpy()}
+        wanted = {"image": table(goal).numpy()}
+        moved_by = agent.act({"observation": seen, "desired_goal": wanted})
+        here = (here + torch.from_numpy(moved_by)).clamp(0, 1)
+        closest = torch.minimum(closest, (here - goal).norm(dim=1))
+    return float((closest < 0.1).float().mean())
 
 
 def normed(tokens):
