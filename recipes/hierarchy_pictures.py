@@ -115,8 +115,9 @@ Points = dict[str, list[tuple[float, Any]]]  # by agent: (abscissa, number)
 
 
 def curves(metrics: Mapping[str, Any]) -> list[tuple[str, Points, str]]:
-    """Success against the way, from metrics WHO/success_LEAST_MOST; and against compute, from
-    WHO/success and WHO/model_calls, where WHO_xFACTOR is WHO with another budget."""
+    """Success against the way, from metrics WHO/success_LEAST_MOST; and, of those with several
+    budgets, against compute, from WHO/success and WHO/model_calls, where WHO_xFACTOR is WHO with
+    another budget."""
     ways: Points = {}
     compute: Points = {}
     for name, number in metrics.items():
@@ -128,8 +129,16 @@ def curves(metrics: Mapping[str, Any]) -> list[tuple[str, Points, str]]:
             agent, _, factor = who.rpartition("_x")
             calls = metrics[f"{who}/model_calls"]["value"]
             compute.setdefault(agent if factor and agent else who, []).append((calls, number))
-    ways = {who: points for who, points in ways.items() if "_x" not in who}
-    return [
-        ("Success by the length of the way", ways, "length of the way, px"),
-        ("Success of far pairs by compute", compute, "states foreseen per decision"),
+    found = [
+        (
+            "Success by the length of the way",
+            {who: points for who, points in ways.items() if "_x" not in who},
+            "length of the way, px",
+        ),
+        (
+            "Success of far pairs by compute",
+            {who: points for who, points in compute.items() if len(points) > 1},
+            "states foreseen per decision",
+        ),
     ]
+    return [curve for curve in found if curve[1]]

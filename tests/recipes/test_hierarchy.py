@@ -73,10 +73,13 @@ def test_curves_are_sorted_out_by_agent():
         "a/success": exactly(0.5), "a/model_calls": exactly(10), "a/success_5_15": exactly(0.7),
         "a_x2/success": exactly(0.9), "a_x2/model_calls": exactly(20),
         "a_x2/success_5_15": exactly(1.0), "error": exactly(3),
+        "b/success": exactly(0.1), "b/model_calls": exactly(10),
     }  # fmt: skip
     (_, ways, _), (_, compute, _) = curves(metrics)
     assert ways == {"a": [(10.0, exactly(0.7))]}
     assert compute == {"a": [(10.0, exactly(0.5)), (20.0, exactly(0.9))]}
+    once = {name: number for name, number in metrics.items() if "_x2" not in name}
+    assert [title for title, _, _ in curves(once)] == ["Success by the length of the way"]
 
 
 def test_the_nearest_known_latent_tells_the_truth():
