@@ -7,6 +7,7 @@ episodes; calling it takes them to latents, and may be trained.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -182,7 +183,7 @@ def features_of(
     embedding: Embedding, observations: Shaped[Tensor, "n *O"], batch: int = 256
 ) -> Shaped[Tensor, "n *F"]:
     """The fixed part of all observations."""
-    return torch.cat([embedding.features(some) for some in observations.split(batch)])
+    return each_batch(embedding.features, observations, batch)
 
 
 @torch.no_grad()
@@ -190,4 +191,17 @@ def latents_of(
     embedding: Embedding, features: Shaped[Tensor, "n *F"], batch: int = 256
 ) -> Float[Tensor, "n D"]:
     """Latents of all features."""
-    return torch.cat([embedding(some).float() for some in features.split(batch)])
+    return each_batch(lambda some: embedding(some).float(), features, batch)
+
+
+def each_batch(
+    function: Callable[[Tensor], Tensor], rows: Shaped[Tensor, "n *I"], batch: int
+) -> Shaped[Tensor, "n *O"]:
+    """What the function makes of all rows, each batch put where it belongs: tokens of all frames
+    fill half of a memory, and are not to be there twice."""
+    first = function(rows[:batch])
+    whole = first.new_empty(len(rows), *first.shape[1:])
+    whole[:batch] = first
+    for start in range(batch, len(rows), batch):
+        whole[start : start + batch] = function(rows[start : start + batch])
+    return whole
