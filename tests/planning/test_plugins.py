@@ -22,11 +22,37 @@ from jepa.planning.plugins import GoalInInfo, WorldPolicy, as_gymnasium_policy
 DOC = Path(__file__).parents[2] / "docs" / "plugins.md"
 
 
-def test_the_example_reaches_the_goals_that_a_random_policy_does_not(capsys):
-    snippets = re.findall(r"```python\n(.*?)```", DOC.read_text(), flags=re.DOTALL)
+def snippets(title):
+    """Python of the part of that title, all of it in one piece."""
+    _, _, after = DOC.read_text().partition(f"# {title}\n")
+    part, _, _ = after.partition("\n\n# ")  # comments of snippets stand behind no empty line
+    return "".join(re.findall(r"```python\n(.*?)```", part, flags=re.DOTALL))
+
+
+def test_the_robot_example_acts_within_the_published_bounds():
+    checkpoint = Path(__file__).parents[1] / "fixtures" / "vjepa2_ac_checkpoint.pt"
+    code = snippets("A robot with a camera")
+    for written, here in (  # a smaller model, and fewer samples
+        ('"vjepa2-ac-vitg.pt"', f"{str(checkpoint)!r}, heads=2"),
+        ("load_official_ac(", "load_official_ac(grid=(4, 4), path="),
+        ("samples=400", "samples=40"),
+    ):
+        assert written in code
+        code = code.replace(written, here)
     names: dict = {}
-    for snippet in snippets:
-        exec(compile(snippet, str(DOC), "exec"), names)
+    exec(compile(code, str(DOC), "exec"), names)
+    draws = np.random.default_rng(0)
+    images = draws.integers(256, size=(2, 1, 32, 32, 3)).astype(np.uint8)
+    seen = {"image": images[0], "pose": np.zeros((1, 7))}
+    action = names["agent"].act({"observation": seen, "desired_goal": {"image": images[1]}})
+    assert action.shape == (1, 4)
+    assert (np.abs(action) <= np.float32([0.05, 0.05, 0.05, 0.75])).all()
+    assert (action != 0).all()
+
+
+def test_the_example_reaches_the_goals_that_a_random_policy_does_not(capsys):
+    names: dict = {}
+    exec(compile(snippets("Your encoder, your environment"), str(DOC), "exec"), names)
     at_random, planned = map(float, capsys.readouterr().out.split()[-2:])
     assert at_random < 0.3
     assert planned > 0.8
