@@ -186,7 +186,10 @@ class PresentFrame:
 
     def encode(self, observation: Mapping[str, Tensor]) -> TensorDict:
         """`image` [B, H, W, C], as frames of a `RobotContext`, and `pose` [B, 7]; a goal, which no
-        plan starts from, may be without `pose`."""
+        plan starts from, may be without `pose`. Raises ValueError where there is no `image`."""
+        if not isinstance(observation, Mapping) or "image" not in observation:
+            given = sorted(observation) if isinstance(observation, Mapping) else type(observation)
+            raise ValueError(f"expected a dictionary with `image` and `pose`; got {given}")
         if "pose" not in observation:
             return self.world.goal(observation["image"])
         poses = observation["pose"].float()[:, None]

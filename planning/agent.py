@@ -160,7 +160,7 @@ class Replanning(ABC):
     def _encoded_goal(self, wanted: Any) -> TensorDict:
         """Once for as long as the goals are the same."""
         seen = arrays(wanted)
-        if self._goal is None or not all(map(np.array_equal, self._goal[0], seen)):
+        if self._goal is None or not same(self._goal[0], seen):
             goal = self.world_model.encode(self._tensors(wanted))
             self._goal = [array.copy() for array in seen], goal
         return self._goal[1]
@@ -266,6 +266,11 @@ def arrays(observation: Any) -> list[Any]:
     found: list[Any] = []
     each_array(observation, found.append)
     return found
+
+
+def same(some: list[Any], others: list[Any]) -> bool:
+    """Whether these are as many arrays, equal one by one."""
+    return len(some) == len(others) and all(map(np.array_equal, some, others))
 
 
 def each_array(observation: Any, function: Callable[[Any], Any]) -> Any:

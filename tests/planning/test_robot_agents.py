@@ -83,6 +83,9 @@ def test_the_newest_frame_is_all_that_is_known():
     assert torch.equal(state["latent"], wanted["latent"])
     assert torch.equal(state["pose"], wanted["pose"])
     assert set(model.encode({"image": image}).keys()) == {"latent"}
+    for wrong, told in (({"pixels": image, "pose": pose}, "'pixels', 'pose'"), (image, "Tensor")):
+        with pytest.raises(ValueError, match=f"with `image` and `pose`; got .*{told}"):
+            PresentFrame.encode.__wrapped__(model, wrong)
 
 
 def test_an_agent_plans_with_pictures_and_poses_and_encodes_a_goal_once():
@@ -106,6 +109,10 @@ def test_an_agent_plans_with_pictures_and_poses_and_encodes_a_goal_once():
     assert calls == [["image", "pose"], ["image"], ["image", "pose"]]
     agent.act(shown(1))
     assert calls[3:] == [["image", "pose"], ["image"]]
+    again = shown(1)
+    again["desired_goal"]["pose"] = np.zeros((B, 7))  # the same picture, but not the same goal
+    agent.act(again)
+    assert calls[5:] == [["image", "pose"], ["image", "pose"]]
 
 
 @torch.no_grad()
