@@ -13,6 +13,7 @@ from jepa.files import atomic_path, read_arrays
 from jepa.metrics_log import read_metrics
 
 from . import figures, page
+from .adaptation_pictures import adaptation_part
 from .agent_pictures import PICTURES, agent_part
 from .clip_pictures import clip_sheets, read_clip_pictures
 from .folder import CONFIG
@@ -99,6 +100,9 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
         yield "The agent", agent_part(run)
     if (run / FUTURES).is_file():
         yield "Futures", futures_part(run)
+    content = adaptation_part(result["metrics"])
+    if content:
+        yield "Changes", content
     yield "How to repeat it", repetition_part(run, result)
 
 

@@ -11,6 +11,7 @@ import yaml
 from jepa.planning.dynamics import ResidualMLP, Scales
 from jepa.planning.readout import LinearReadout
 from jepa.recipes.adaptation import Lived, Relearning, position_error, relearn
+from jepa.recipes.adaptation_pictures import adaptation_part
 from jepa.recipes.cli import main
 from jepa.recipes.fit import Hardware
 from jepa.recipes.latent import Dynamics
@@ -43,6 +44,21 @@ def test_a_run_adapts_plays_in_both_worlds_and_does_not_learn_twice(tmp_path, ca
     assert main(["adapt", f"--out={out}", "--resume"]) == 0
     assert (out / "both_replay.safetensors").stat().st_mtime_ns == kept
     assert json.loads((out / "result.json").read_text())["metrics"] == first["metrics"]
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "<h3>both</h3>" in page
+    for way in ("tuned", "replay", "identified"):
+        assert f">{way}</text>" in page
+        assert f">{way}, old world</text>" in page
+    assert ">right after</text>" in page
+
+
+def test_only_what_was_adapted_has_a_part_in_the_report():
+    one = {"value": 0.5, "low": 0.4, "high": 0.6}
+    assert adaptation_part({"levels/success": one, "a/b/success": one}) == ""
+    part = adaptation_part({"door/tuned/success": one, "door/tuned/old_success": one, "x": one})
+    assert part.count("<svg") == 1
+    assert part.count("50.0 %") == 2
 
 
 def steps_of(gain, count, seed):
