@@ -179,7 +179,9 @@ def _init_head(head: nn.Module, pooler: AttentivePooler) -> None:
 
 
 def stacked(modules: Sequence[nn.Module]) -> dict[str, Float[Tensor, "G *P"]]:
-    """The parameters of equal modules, by name."""
+    """The parameters of equal modules, by name; those of a single one are not copied."""
+    if len(modules) == 1:
+        return {name: parameter[None] for name, parameter in modules[0].named_parameters()}
     names = [name for name, _ in modules[0].named_parameters()]
     return {name: torch.stack([m.get_parameter(name) for m in modules]) for name in names}
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from jepa import seeds
-from jepa.probes.attentive import AttentiveHead, look, read
+from jepa.probes.attentive import AttentiveHead, look, read, stacked
 from jepa.probes.attentive_official import load_attentive_classifier
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -87,6 +87,13 @@ def test_reading_together_is_reading_alone_and_so_are_the_gradients(depth, heads
         torch.autograd.grad((said * weights).sum(), parameters) for said in (together, alone)
     )
     torch.testing.assert_close(found, wanted)
+
+
+def test_the_weights_of_a_head_alone_are_not_copied():
+    head = AttentiveHead(24, 5, heads=3)
+    for name, parameter in stacked([head]).items():
+        assert parameter.shape == (1, *head.get_parameter(name).shape)
+        assert parameter.data_ptr() == head.get_parameter(name).data_ptr()
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
