@@ -9,8 +9,10 @@ per attention head. The outputs are those of the published classifiers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -74,19 +76,24 @@ class AttentivePooler(nn.Module):
     def forward(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "B Q D"]:
         for block in self.blocks if self.depth > 1 else ():
             tokens = block(tokens)
-        return Queries([self])(tokens)[0]
+        rows = {name: parameter[None] for name, parameter in self.named_parameters()}
+        return Queries(self.cross_attention_block.xattn.heads, rows)(tokens)[0]
 
 
 class Queries:
     """The learnt queries of G equal poolers, side by side: one product of all for each of one.
 
     The queries, plus what they see, plus an MLP. Tokens are normalised, queries are not.
+
+    Args:
+        heads: attention heads of each.
+        weights: parameters of the poolers by name, each [G, *P].
     """
 
-    def __init__(self, poolers: Sequence[AttentivePooler]) -> None:
-        self.heads = poolers[0].cross_attention_block.xattn.heads
-        self.queries = torch.cat([pooler.query_tokens for pooler in poolers])  # [G, Q, D]
-        self.weights = stacked([pooler.cross_attention_block for pooler in poolers])
+    def __init__(self, heads: int, weights: Mapping[str, Tensor]) -> None:
+        self.heads = heads
+        self.queries = weights["query_tokens"][:, 0]  # [G, Q, D]
+        self.weights = _within("cross_attention_block.", weights)
 
     def __call__(self, tokens: Float[Tensor, "B N D"]) -> Float[Tensor, "G B Q D"]:
         """The pooled vectors."""
@@ -178,14 +185,6 @@ def _init_head(head: nn.Module, pooler: AttentivePooler) -> None:
     nn.init.trunc_normal_(pooler.query_tokens, std=0.02)
 
 
-def stacked(modules: Sequence[nn.Module]) -> dict[str, Float[Tensor, "G *P"]]:
-    """The parameters of equal modules, by name; those of a single one are not copied."""
-    if len(modules) == 1:
-        return {name: parameter[None] for name, parameter in modules[0].named_parameters()}
-    names = [name for name, _ in modules[0].named_parameters()]
-    return {name: torch.stack([m.get_parameter(name) for m in modules]) for name in names}
-
-
 def batched_linear(
     x: Float[Tensor, "G B D"], weight: Float[Tensor, "G K D"], bias: Float[Tensor, "G K"]
 ) -> Float[Tensor, "G B K"]:
@@ -195,7 +194,7 @@ def batched_linear(
     """
     if len(weight) == 1:
         return F.linear(x[0], weight[0], bias[0])[None]
-    return torch.bmm(weight, x.transpose(1, 2)).transpose(1, 2) + bias[:, None]
+    return torch.baddbmm(bias[..., None], weight, x.transpose(1, 2)).transpose(1, 2)
 
 
 def affine(
@@ -203,7 +202,7 @@ def affine(
 ) -> Float[Tensor, "G *B D"]:
     """Gain and bias of each of G norms."""
     shape = (len(gain), *(1,) * (x.ndim - 2), -1)
-    return x * gain.view(shape) + bias.view(shape)
+    return torch.addcmul(bias.view(shape), x, gain.view(shape))
 
 
 def normalised(tokens: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -218,17 +217,49 @@ def look(
     return F.linear(tokens, directions).transpose(1, 2).softmax(dim=-1).to(tokens) @ tokens
 
 
-def read(
-    heads: Sequence[nn.Module], tokens: Float[Tensor, "B N D"]
-) -> list[Float[Tensor, "B outputs"]]:
+Read: TypeAlias = Callable[[Float[Tensor, "B N D"]], Sequence[Float[Tensor, "B outputs"]]]
+
+
+@contextmanager
+def side_by_side(heads: Sequence[nn.Module]) -> Iterator[Read]:
     """What each head, attentive or not, says about the same tokens.
 
-    Equal attentive heads of depth 1 share the normalised tokens, and their products are one each.
+    Equal attentive heads of depth 1 share the normalised tokens, and their products are one each:
+    their parameters are rows of common stacks until the end, and so are their gradients.
     """
     config = getattr(heads[0], "config", None)
     equal = [h for h in heads if isinstance(h, AttentiveHead) and h.config == config]
-    if len(equal) < len(heads) or equal[0].pooler.depth > 1:
-        return [head(tokens) for head in heads]
-    pooled = Queries([head.pooler for head in equal])(tokens)[:, :, 0]
-    linear = stacked([head.linear for head in equal])
-    return list(batched_linear(pooled, linear["weight"], linear["bias"]).unbind())
+    if len(equal) < max(len(heads), 2) or equal[0].pooler.depth > 1:
+        yield lambda tokens: [head(tokens) for head in heads]
+        return
+    weights = {}
+    for name, _ in equal[0].named_parameters():
+        parameters = [head.get_parameter(name) for head in equal]
+        stack = torch.stack([parameter.detach() for parameter in parameters])
+        for parameter, row in zip(parameters, stack, strict=True):
+            parameter.data = row
+        weights[name] = stack.requires_grad_()
+        stack.register_post_accumulate_grad_hook(partial(_hand_out, parameters))
+    try:
+        yield partial(_read, equal[0].config["heads"], weights)
+    finally:
+        for head in equal:
+            for parameter in head.parameters():
+                parameter.data = parameter.data.clone()
+
+
+def _read(heads: int, weights: Mapping[str, Tensor], tokens: Tensor) -> Sequence[Tensor]:
+    pooled = Queries(heads, _within("pooler.", weights))(tokens)[:, :, 0]
+    return batched_linear(pooled, weights["linear.weight"], weights["linear.bias"]).unbind()
+
+
+def _hand_out(parameters: Sequence[nn.Parameter], stack: Tensor) -> None:
+    """To each parameter its row of the gradient, and no second reference to it."""
+    assert stack.grad is not None
+    for parameter, row in zip(parameters, stack.grad, strict=True):
+        parameter.grad = row
+    stack.grad = None
+
+
+def _within(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}

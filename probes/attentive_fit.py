@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jepa import seeds
 from jepa.schedules import cosine
 
-from .attentive import AttentiveHead, read
+from .attentive import AttentiveHead, side_by_side
 from .features import Precision
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -84,17 +84,18 @@ def train(
     groups = [g for head, rate in zip(heads, rates, strict=True) for g in _decayed(head, rate)]
     optimiser = fitting.optimiser(groups)
     steps = fitting.epochs * -(-len(rows) // fitting.batch_size)
-    for step, (chosen, views) in enumerate(_order(rows, table.shape[1], fitting)):
-        tokens = _tokens(table[chosen, views], fitting.device)
-        wanted = targets[torch.from_numpy(chosen)].to(fitting.device)
-        with _autocast(fitting):
-            outputs = read(heads, tokens)
-        total = torch.stack([loss(output.float(), wanted) for output in outputs]).sum()
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(step, steps, group["peak"], 0.0)
-        optimiser.zero_grad()
-        total.backward()
-        optimiser.step()
+    with side_by_side(heads) as read:
+        for step, (chosen, views) in enumerate(_order(rows, table.shape[1], fitting)):
+            tokens = _tokens(table[chosen, views], fitting.device)
+            wanted = targets[torch.from_numpy(chosen)].to(fitting.device)
+            with _autocast(fitting):
+                outputs = read(tokens)
+            total = torch.stack([loss(output.float(), wanted) for output in outputs]).sum()
+            for group in optimiser.param_groups:
+                group["lr"] = cosine(step, steps, group["peak"], 0.0)
+            optimiser.zero_grad()
+            total.backward()
+            optimiser.step()
 
 
 @torch.no_grad()
@@ -108,12 +109,13 @@ def outputs_of(
     for head in heads:
         head.eval()
     parts = []
-    for start in range(0, len(rows), fitting.batch_size):
-        views = table[rows[start : start + fitting.batch_size]]
-        tokens = _tokens(views.reshape(-1, *views.shape[2:]), fitting.device)
-        with _autocast(fitting):
-            outputs = torch.stack(read(heads, tokens))
-        parts.append(outputs.float().cpu().unflatten(1, views.shape[:2]))
+    with side_by_side(heads) as read:
+        for start in range(0, len(rows), fitting.batch_size):
+            views = table[rows[start : start + fitting.batch_size]]
+            tokens = _tokens(views.reshape(-1, *views.shape[2:]), fitting.device)
+            with _autocast(fitting):
+                outputs = torch.stack(list(read(tokens)))
+            parts.append(outputs.float().cpu().unflatten(1, views.shape[:2]))
     return torch.cat(parts, dim=1)
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from jepa import seeds
-from jepa.probes.attentive import AttentiveHead, look, read, stacked
+from jepa.probes.attentive import AttentiveHead, look, side_by_side
 from jepa.probes.attentive_official import load_attentive_classifier
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -81,19 +81,34 @@ def test_reading_together_is_reading_alone_and_so_are_the_gradients(depth, heads
         for number, parameter in enumerate(parameters):
             parameter += 0.3 * normal(*parameter.shape, name=str(number)).double()
     tokens, weights = normal(2, 9, 24).double(), normal(len(heads), 2, 5).double()
-    together, alone = torch.stack(read(readers, tokens)), torch.stack([r(tokens) for r in readers])
+    alone = torch.stack([reader(tokens) for reader in readers])
+    (alone * weights).sum().backward()
+    wanted = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    with side_by_side(readers) as read:
+        together = torch.stack(list(read(tokens)))
+        (together * weights).sum().backward()
     torch.testing.assert_close(together, alone)
-    found, wanted = (
-        torch.autograd.grad((said * weights).sum(), parameters) for said in (together, alone)
-    )
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close([parameter.grad for parameter in parameters], wanted)
 
 
-def test_the_weights_of_a_head_alone_are_not_copied():
-    head = AttentiveHead(24, 5, heads=3)
-    for name, parameter in stacked([head]).items():
-        assert parameter.shape == (1, *head.get_parameter(name).shape)
-        assert parameter.data_ptr() == head.get_parameter(name).data_ptr()
+def test_weights_lie_together_only_while_heads_are_read_together():
+    """A head whose weights were still rows would take all others to disk with it."""
+    heads = [AttentiveHead(24, 5, heads=3) for _ in range(3)]
+    before = [head.linear.weight.clone() for head in heads]
+
+    def held(head):
+        return head.linear.weight.untyped_storage().nbytes() // head.linear.weight.nbytes
+
+    with side_by_side(heads), torch.no_grad():
+        assert {held(head) for head in heads} == {3}
+        heads[1].linear.weight += 1
+    assert {held(head) for head in heads} == {1}
+    torch.testing.assert_close(heads[1].linear.weight, before[1] + 1)
+    torch.testing.assert_close(heads[2].linear.weight, before[2])
+    with side_by_side(heads[:1]):
+        assert held(heads[0]) == 1
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):
