@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -143,6 +143,15 @@ class Replanning(ABC):
     ) -> tuple[TensorDict, Plan]:
         """See `decision`; `last` is the one before."""
 
+    def _keep(self, which: Bool[Tensor, " B"]) -> None:
+        """What this class knows of the other environments is dropped; see `Narrowing`."""
+        if self._decision is not None:
+            state, plan = self._decision
+            self._decision = state[which], plan.of(which)
+        if self._goal is not None:
+            seen, goal = self._goal
+            self._goal = [array[which.numpy(force=True)] for array in seen], goal[which]
+
     @torch.no_grad()
     def _perceive(
         self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
@@ -172,6 +181,15 @@ class Replanning(ABC):
         )
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """An agent that goes on with some of its environments, when the others have finished."""
+
+    def keep(self, which: Bool[np.ndarray, " B"]) -> None:
+        """All that is observed from now on is of these alone, in the same order."""
+        ...
+
+
 class PlanningAgent(Replanning):
     """One planner and one world model. Each plan starts from the last one, shifted by a decision.
 
@@ -186,6 +204,10 @@ class PlanningAgent(Replanning):
     ) -> None:
         self.planner, self.energy = planner, energy
         super().__init__(**others)
+
+    def keep(self, which: Bool[np.ndarray, " B"]) -> None:
+        """See `Narrowing`."""
+        self._keep(torch.as_tensor(which, device=self.action_space.low.device))
 
     def _decide(
         self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None

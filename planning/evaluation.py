@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from jepa import seeds
 
-from .agent import Cost, Replanning
+from .agent import Cost, Narrowing, Replanning, each_array
 from .planner import score
 from .protocols import ActionSpace, Energy, WorldModel
 
@@ -46,8 +47,8 @@ class Evaluation:
     steps: [B] environment steps taken, the whole budget for a failure.
     success: [B].
     returns: [B] rewards, summed until the episode ended.
-    cost: of planning, of all copies at every decision, those that had finished too; 0 for agents
-        that do not plan.
+    cost: of planning; 0 for agents that do not plan. Finished episodes cost nothing where the
+        agent is `Narrowing`.
     first, last: `info` at the start and at the end, [B, ...]: the start-goal pairs are in it.
     """
 
@@ -76,18 +77,29 @@ def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Eval
     """Plays one episode in each copy; starts and goals are fixed by the named seed.
 
     The environment must not reset by itself (gymnasium's `AutoresetMode.DISABLED`), and its
-    `info` must hold `success` [B].
+    `info` must hold `success` [B]. An agent that is `Narrowing` decides for the episodes that go
+    on; the others' copies are given their last action again, which they should ignore.
     """
     observation, first = env.reset(seed=seeds.derive(seed, "evaluation"))
     agent.reset()
     info: dict[str, Any] = first
     done = excluded = np.asarray(first["success"], dtype=bool)
     steps, returns = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)
+    narrowing = agent if isinstance(agent, Narrowing) else None
+    asked, actions = ~np.zeros_like(done), None
     for _ in range(max_steps):
         if done.all():
             break
         steps += ~done
-        observation, rewards, terminated, truncated, info = env.step(agent.act(observation))
+        if narrowing is not None and actions is not None:
+            if (asked & done).any():
+                narrowing.keep(~done[asked])
+                asked = ~done
+            actions = actions.copy()
+            actions[asked] = agent.act(each_array(observation, itemgetter(asked)))
+        else:
+            actions = agent.act(observation)
+        observation, rewards, terminated, truncated, info = env.step(actions)
         returns += np.where(done, 0.0, rewards)
         done = done | terminated | truncated
     success = np.asarray(info["success"], dtype=bool)

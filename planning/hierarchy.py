@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from tensordict import TensorDict
@@ -63,6 +64,16 @@ class Thought:
     arriving: Bool[Tensor, " B"]
     final: Bool[Tensor, " B"]
 
+    def of(self, which: Bool[Tensor, " B"]) -> Thought:
+        """What was thought of some of the environments."""
+        return Thought(
+            self.state[which],
+            self.plan.of(which),
+            self.imagined[which],
+            self.arriving[which],
+            self.final[which],
+        )
+
 
 class Deliberation:
     """Plans top down, each level in its own rhythm; near the goal the lowest plans alone.
@@ -85,6 +96,10 @@ class Deliberation:
         self.thoughts: list[Thought | None] = [None] * len(self.levels)
         self.transitions = [0] * len(self.levels)  # foreseen states, by level
         self._decisions = 0
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """Forgets what was thought of the other environments."""
+        self.thoughts = [thought and thought.of(which) for thought in self.thoughts]
 
     def plan(
         self, state: TensorDict, goal: TensorDict, spent: Cost, generator: torch.Generator
@@ -165,6 +180,12 @@ class HierarchicalAgent(Replanning):
         """As `Replanning`."""
         super().reset()
         self.deliberation.reset()
+
+    def keep(self, which: Bool[np.ndarray, " B"]) -> None:
+        """See `Narrowing`."""
+        rows = torch.as_tensor(which, device=self.action_space.low.device)
+        self._keep(rows)
+        self.deliberation.keep(rows)
 
     @property
     def levels(self) -> list[Level]:

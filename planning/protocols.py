@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -141,6 +141,19 @@ class Plan:
             actions=shifted(self.actions),
             std=shifted(self.std) if keep_std and self.std is not None else None,
             candidates=None if self.candidates is None else shifted(self.candidates),
+        )
+
+    def of(self, which: Bool[Tensor, " B"]) -> Plan:
+        """The plan of some of the environments."""
+        return Plan(
+            self.actions[which],
+            self.energy[which],
+            std=None if self.std is None else self.std[which],
+            candidates=None if self.candidates is None else self.candidates[:, which],
+            diagnostics={
+                name: numbers[:, which] if numbers.ndim > 1 else numbers
+                for name, numbers in self.diagnostics.items()
+            },
         )
 
 
