@@ -9,9 +9,10 @@ from typing import Any
 from jaxtyping import Int64
 from torch import Tensor
 
+from .batch_loaders import EvaluationLoader, TrainLoader
 from .clip_loaders import EvaluationClipBatches, TrainClipBatches
 from .clips import ClipSet, open_clips
-from .datamodule import DataModule, EvaluationLoader, TrainLoader
+from .datamodule import DataModule
 from .images import ImageSet, Split, open_images
 from .loaders import TrainBatches
 from .stills import MixedBatches, Stills

@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 from rich.progress import track
 from torch import Tensor
 
-from .datamodule import EvaluationLoader
+from .batch_loaders import EvaluationLoader
 from .images import ImageSet, InMemoryImages, fingerprint
 from .loaders import EvaluationBatches
 

@@ -14,7 +14,7 @@ from jepa.checkpoint import load_frozen_encoder
 from jepa.frozen import FrozenEncoder
 from jepa.official import NOMINAL_FRAMES
 
-from ..datasets.datamodule import EvaluationLoader
+from ..datasets.batch_loaders import EvaluationLoader
 from ..datasets.folders import decode
 from ..datasets.image_files import open_files
 from ..datasets.loaders import EvaluationBatches

@@ -17,7 +17,8 @@ from jepa.datasets.augmented_views import (
     luminance,
     recoloured,
 )
-from jepa.datasets.datamodule import ImageDataModule, MadeImages, TrainLoader
+from jepa.datasets.batch_loaders import TrainLoader
+from jepa.datasets.datamodule import ImageDataModule, MadeImages
 from jepa.datasets.images import InMemoryImages
 
 N = 23

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
+from jepa.datasets.batch_loaders import EvaluationLoader, TrainLoader
 from jepa.datasets.clip_datamodule import ClipDataModule
 from jepa.datasets.clip_loaders import EvaluationClipBatches, TrainClipBatches, motion
 from jepa.datasets.clips import ClipSet, InMemoryClips, UnreadableVideoError, open_clips
 from jepa.datasets.crops import draw_crops, draws
-from jepa.datasets.datamodule import EvaluationLoader, TrainLoader
 from jepa.datasets.images import InMemoryImages
 from jepa.datasets.loaders import TrainBatches
 from jepa.datasets.reading import TooManyUnreadableError, scan

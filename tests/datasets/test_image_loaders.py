@@ -11,8 +11,9 @@ from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 from torchvision.transforms.v2 import functional as F
 
+from jepa.datasets.batch_loaders import TrainLoader
 from jepa.datasets.crops import draw_crops, resized_crops
-from jepa.datasets.datamodule import ImageDataModule, TrainLoader
+from jepa.datasets.datamodule import ImageDataModule
 from jepa.datasets.folders import folder_images
 from jepa.datasets.images import InMemoryImages
 from jepa.datasets.loaders import EvaluationBatches, TrainBatches

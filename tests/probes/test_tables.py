@@ -155,7 +155,7 @@ def test_damaged_and_missing_parts_are_named(tmp_path):
 
 def test_the_transform_is_part_of_the_key(tmp_path):
     # here, because the processes above import this module and should be quick
-    from jepa.datasets.datamodule import EvaluationLoader
+    from jepa.datasets.batch_loaders import EvaluationLoader
     from jepa.datasets.images import InMemoryImages
     from jepa.datasets.loaders import EvaluationBatches
 

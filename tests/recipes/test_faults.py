@@ -3,79 +3,28 @@
 import multiprocessing
 import os
 import resource
-import shutil
 import signal
 import stat
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pytorch_lightning import Callback
 from safetensors.torch import load_file
 
-from jepa import seeds
-from jepa.datasets.datamodule import ImageDataModule
-from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
-from jepa.frozen import Normalize
-from jepa.masks import MultiBlockMasks
 from jepa.metrics_log import read_metrics
-from jepa.predictor import Predictor
 from jepa.recipes.cli import main
-from jepa.recipes.fit import Hardware, Interrupted, StoppedError, fit
-from jepa.training import Optimisation
+from jepa.recipes.fit import Interrupted, StoppedError
+from tests.recipes.small_run import arguments, made_images, run
 
-STEPS = 14
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder of 48 training images."""
     return made_images(tmp_path / "images")
-
-
-def made_images(folder):
-    random = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (folder / "train" / name).mkdir(parents=True)
-        for number in range(24):
-            pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "train" / name / f"{number}.png")
-    shutil.copytree(folder / "train", folder / "test")
-    return folder
-
-
-def run(out, data, *, callbacks=(), workers=0, steps=STEPS, resume=True, every=4, **changes):
-    """Trains, or goes on; gives the weights of the encoder and of its target."""
-    with seeds.weights(0, "init"):
-        encoder = VisionTransformer(
-            image_size=24, patch_size=4, channels=3, dim=16, depth=2, heads=2
-        )
-        frozen, model = fit(
-            out=out,
-            data=ImageDataModule(
-                source=f"folder:{data}", image_size=24, batch_size=8, workers=workers
-            ),
-            encoder=encoder,
-            predictor=lambda dim, grid: Predictor(dim, grid, dim=16, depth=1, heads=2),
-            optimisation=Optimisation(steps=steps, warmup_steps=3, **changes),
-            masks=MultiBlockMasks(),
-            normalize=Normalize((0.5,) * 3, (0.3,) * 3),
-            name="faults",
-            seed=0,
-            callbacks=callbacks,
-            hardware=Hardware(accelerator="cpu", threads=1, precision="float32"),
-            checkpoint_every=every,
-            log_every=1,
-            resume=resume,
-        )
-    parts = [*frozen.encoder.state_dict().values(), *model.encoder.state_dict().values()]
-    return torch.cat([part.flatten() for part in parts])
 
 
 class At(Callback):
@@ -224,22 +173,6 @@ def test_a_clock_that_jumps_changes_nothing(data, tmp_path, monkeypatch):
     assert 0 <= seconds[0] <= seconds[-1] < 600
 
 
-def arguments(out, data):
-    return [
-        "pretrain",
-        f"--out={out}",
-        f"--data.source=folder:{data}",
-        "--data.image_size=24",
-        "--data.batch_size=8",
-        *("--encoder.image_size=24", "--encoder.patch_size=4"),
-        *("--encoder.dim=16", "--encoder.depth=2", "--encoder.heads=2"),
-        *("--predictor.dim=16", "--predictor.depth=1", "--predictor.heads=2"),
-        *(f"--optimisation.steps={STEPS}", "--optimisation.warmup_steps=3"),
-        *("--online=null", "--probe=false", "--checkpoint_every=4", "--log_every=1"),
-        *("--hardware.accelerator=cpu", "--hardware.threads=1", "--hardware.precision=float32"),
-    ]
-
-
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path, capfd):
     def somebody_else():
         if os.getuid() == 0:  # root may write anywhere
@@ -305,119 +238,3 @@ def test_killed_at_20_random_moments_the_end_is_bit_identical(data, tmp_path):
     assert not list(out.glob(".*.part"))
     rows = [row["step"] for row in read_metrics(out / "metrics.jsonl")]
     assert rows == list(range(steps))
-
-
-def started(arguments, **environment):
-    """The command in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "jepa.recipes.cli", *arguments],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def ended(process):
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
-
-
-def weights(out):
-    return (out / "encoder.safetensors").read_bytes(), (out / "student.safetensors").read_bytes()
-
-
-TWO = ["--hardware.devices=2", "--hardware.strategy=ddp"]
-SHARDS = ["--hardware.devices=2", "--hardware.strategy=fsdp"]
-
-
-def same_weights(one, other):
-    ours, theirs = (load_file(folder / "student.safetensors") for folder in (one, other))
-    assert ours.keys() == theirs.keys()
-    for key, value in ours.items():
-        torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("processes", [TWO, SHARDS])
-def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path, processes):
-    """Two of 8 images each, and one that accumulates the gradients of two times 8."""
-    two = started([*arguments(tmp_path / "two", data), *processes])
-    assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
-    ended(two)
-    same_weights(tmp_path / "one", tmp_path / "two")
-
-
-def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path):
-    """With probes on the way, clipping and activations computed again; the stage after on one
-    process too."""
-    probes = ["--online.every_n_steps=5", "--online.bank=24", "--online.held_out=12"]
-    options = ["--optimisation.gradient_clip=0.1", "--hardware.activation_checkpointing=true"]
-    command = [*SHARDS, *options, *probes]
-    whole = started([*arguments(tmp_path / "whole", data), *command])
-    killed = [*arguments(tmp_path / "out", data), *command, "--resume"]
-    process = started(killed)
-    while not (tmp_path / "out" / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    ended(started(killed))
-    ended(whole)
-    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
-    for name in ("out", "whole"):
-        rows = read_metrics(tmp_path / name / "metrics.jsonl")
-        seen = {row["step"] for row in rows if "online/target/knn_top1" in row}
-        assert seen == {0, 5, 10, STEPS}
-        assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
-    stage = [*options, f"--stage_from={tmp_path / 'whole'}", "--optimisation.learning_rate=1e-4"]
-    two = started([*arguments(tmp_path / "two", data), *SHARDS, *stage])
-    assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
-    ended(two)
-    same_weights(tmp_path / "one", tmp_path / "two")
-
-
-@pytest.mark.slow
-def test_two_ranks_killed_at_random_moments_end_bit_identical(data, tmp_path):
-    command, random = [*arguments(tmp_path / "out", data), *TWO], np.random.default_rng(1)
-    began = time.monotonic()
-    ended(started([*arguments(tmp_path / "whole", data), *TWO]))
-    length, kills = time.monotonic() - began, 0
-    while kills < 5:
-        process = started([*command, "--resume", "--checkpoint_every=1"])
-        time.sleep(random.uniform(0.3, 1.0) * length)
-        if process.poll() is None:
-            kills += 1
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    ended(started([*command, "--resume", "--checkpoint_every=1"]))
-    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
-
-
-def test_a_job_of_slurm_that_is_told_to_go_is_queued_again_and_goes_on(data, tmp_path):
-    """With a stand-in for SLURM's scontrol, which writes down what it was asked."""
-    asked, tools = tmp_path / "asked", tmp_path / "tools"
-    tools.mkdir()
-    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
-    (tools / "scontrol").chmod(0o755)
-    slurm = {
-        "PATH": f"{tools}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": "4242",
-        "SLURM_JOB_NAME": "jepa-pretrain",
-        "SLURM_NTASKS": "1",
-        "SLURM_NTASKS_PER_NODE": "1",
-        "SLURM_NNODES": "1",
-        **dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0"),
-        "SLURM_NODELIST": "localhost",
-    }
-    long = [*arguments(tmp_path / "out", data), "--resume", "--optimisation.steps=4000"]
-    process = started([*long, "--log_every=1"], **slurm)
-    while not (tmp_path / "out" / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    process.send_signal(signal.SIGUSR1)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGUSR1, printed
-    assert asked.read_text() == "requeue 4242\n"
-    step = load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"]
-    assert f"Stopped by SIGUSR1 and saved at step {step} of 4000" in printed

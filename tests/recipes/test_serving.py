@@ -12,7 +12,7 @@ import webdataset
 from PIL import Image
 
 from jepa.checkpoint import load_frozen_encoder, save_encoder
-from jepa.datasets.datamodule import EvaluationLoader
+from jepa.datasets.batch_loaders import EvaluationLoader
 from jepa.datasets.image_files import ImageFiles, open_files
 from jepa.datasets.loaders import EvaluationBatches
 from jepa.datasets.tar_shards import TarImages

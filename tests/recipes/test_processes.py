@@ -1,0 +1,137 @@
+"""Runs in several processes, killed and told to go: they end as one that nobody disturbed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jepa.files import load_tensors_only
+from jepa.metrics_log import read_metrics
+from jepa.recipes.cli import main
+from tests.recipes.small_run import STEPS, arguments, made_images
+
+TWO = ["--hardware.devices=2", "--hardware.strategy=ddp"]
+SHARDS = ["--hardware.devices=2", "--hardware.strategy=fsdp"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    return made_images(tmp_path / "images")
+
+
+def started(arguments, **environment):
+    """The command in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jepa.recipes.cli", *arguments],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+
+
+def weights(out):
+    return (out / "encoder.safetensors").read_bytes(), (out / "student.safetensors").read_bytes()
+
+
+def same_weights(one, other):
+    ours, theirs = (load_file(folder / "student.safetensors") for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("processes", [TWO, SHARDS])
+def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path, processes):
+    """Two of 8 images each, and one that accumulates the gradients of two times 8."""
+    two = started([*arguments(tmp_path / "two", data), *processes])
+    assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
+    ended(two)
+    same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path):
+    """With probes on the way, clipping and activations computed again; the stage after on one
+    process too."""
+    probes = ["--online.every_n_steps=5", "--online.bank=24", "--online.held_out=12"]
+    options = ["--optimisation.gradient_clip=0.1", "--hardware.activation_checkpointing=true"]
+    command = [*SHARDS, *options, *probes]
+    whole = started([*arguments(tmp_path / "whole", data), *command])
+    killed = [*arguments(tmp_path / "out", data), *command, "--resume"]
+    process = started(killed)
+    while not (tmp_path / "out" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    ended(started(killed))
+    ended(whole)
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+    for name in ("out", "whole"):
+        rows = read_metrics(tmp_path / name / "metrics.jsonl")
+        seen = {row["step"] for row in rows if "online/target/knn_top1" in row}
+        assert seen == {0, 5, 10, STEPS}
+        assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
+    stage = [*options, f"--stage_from={tmp_path / 'whole'}", "--optimisation.learning_rate=1e-4"]
+    two = started([*arguments(tmp_path / "two", data), *SHARDS, *stage])
+    assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
+    ended(two)
+    same_weights(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_at_random_moments_end_bit_identical(data, tmp_path):
+    command, random = [*arguments(tmp_path / "out", data), *TWO], np.random.default_rng(1)
+    began = time.monotonic()
+    ended(started([*arguments(tmp_path / "whole", data), *TWO]))
+    length, kills = time.monotonic() - began, 0
+    while kills < 5:
+        process = started([*command, "--resume", "--checkpoint_every=1"])
+        time.sleep(random.uniform(0.3, 1.0) * length)
+        if process.poll() is None:
+            kills += 1
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    ended(started([*command, "--resume", "--checkpoint_every=1"]))
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
+
+
+def test_a_job_of_slurm_that_is_told_to_go_is_queued_again_and_goes_on(data, tmp_path):
+    """With a stand-in for SLURM's scontrol, which writes down what it was asked."""
+    asked, tools = tmp_path / "asked", tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    (tools / "scontrol").chmod(0o755)
+    slurm = {
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "4242",
+        "SLURM_JOB_NAME": "jepa-pretrain",
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "1",
+        **dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0"),
+        "SLURM_NODELIST": "localhost",
+    }
+    long = [*arguments(tmp_path / "out", data), "--resume", "--optimisation.steps=4000"]
+    process = started([*long, "--log_every=1"], **slurm)
+    while not (tmp_path / "out" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGUSR1, printed
+    assert asked.read_text() == "requeue 4242\n"
+    step = load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"]
+    assert f"Stopped by SIGUSR1 and saved at step {step} of 4000" in printed
