@@ -113,6 +113,7 @@ def quiet() -> None:
         ".*LeafSpec.*",
         ".*num_workers.*",
         ".*no `val_dataloader`.*",
+        ".*FSDP2-wrapped module .* returned a view tensor.*",  # which is read, never written to
     ):
         warnings.filterwarnings("ignore", message=message)
 
