@@ -22,6 +22,7 @@ from .hierarchy_pictures import EPISODE, hierarchy_part
 from .page import Html
 from .pictures import Pictures, as_colours, mask_picture, read_pictures
 from .results import Measured, Result, read_result, rows_of
+from .task_pictures import STRIPS, strips_part
 
 METRICS = {
     "linear_top1": "linear probe, top-1 accuracy",
@@ -35,6 +36,14 @@ METRICS = {
     "levels/model_calls": "states foreseen by dynamics of any level, per decision",
     "flat/success": "share of far goals reached by planning actions alone",
     "flat/model_calls": "states foreseen by the dynamics, per decision",
+    "success": "share of episodes that reach their goal",
+    "return": "rewards of an episode, summed",
+    "distance": "from the goal, at the end of an episode",
+    "position_error": "error of the imagined position at the longest horizon",
+    "plans": "made in all episodes together",
+    "foreseen_states": "by the dynamics, for all these plans",
+    "seconds_per_plan": "encoding and planning",
+    "excluded": "episodes that began at the goal, not counted",
     "excluded_at_goal": "episodes that began at the goal, not counted",
 }
 BASELINES = {
@@ -94,6 +103,8 @@ def sections(run: Path, result: Result) -> Iterator[tuple[str, Html]]:
     content = control_part(run / "control" if (run / "control").is_dir() else run, result)
     if content:
         yield "Control", content
+    if (run / STRIPS).is_file():
+        yield "Episodes", strips_part(run)
     if (run / EPISODE).is_file():
         yield "Levels", hierarchy_part(run, result)
     if (run / PICTURES).is_file():

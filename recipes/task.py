@@ -20,7 +20,7 @@ from ..planning.evaluation import Agent, Evaluation
 from ..planning.icem import ICEM
 from ..planning.mppi import MPPI
 from ..planning.parts import evaluate_parts
-from ..planning.pixel_tasks import PixelTasks, SeenStates, Simulator, fixed_pairs
+from ..planning.pixel_tasks import Pairs, PixelTasks, SeenStates, Simulator, fixed_pairs
 from ..planning.rewards import RewardModel
 from ..planning.simulated import Simulated
 from ..probes.intervals import mean_interval
@@ -33,7 +33,10 @@ from .latent import Dynamics, Joint, Reward, learn_reward, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
+from .task_pictures import save_strips
 from .world import Episodes, Experience, gather, horizon_errors, position_readout
+
+SHOWN = 4  # episodes in the report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +110,20 @@ def task(
         out, data, pretraining, latent, joint, dynamics, hardware, name, seed
     )
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
+    max_steps = -(-simulator.max_steps // repeat)
+
+    def pairs_of(episodes: int) -> Pairs:
+        return fixed_pairs(out / f"pairs_{episodes}.npz", simulator, episodes, trials.seed)
+
+    def world_of(pairs: Pairs) -> PixelTasks:
+        return PixelTasks(len(pairs.start), simulator=simulator, pairs=pairs, repeat=repeat)
 
     def played(new: Callable[..., Agent], episodes: int, true: bool = False) -> Evaluation:
-        pairs = fixed_pairs(out / f"pairs_{episodes}.npz", simulator, episodes, trials.seed)
+        pairs = pairs_of(episodes)
         size = trials.part or episodes
 
         def part(number: int) -> tuple[Agent, VectorEnv]:
-            some = pairs[number * size : (number + 1) * size]
-            env = PixelTasks(len(some.start), simulator=simulator, pairs=some, repeat=repeat)
+            env = world_of(pairs[number * size : (number + 1) * size])
             agent = new(action_space=space, seed=seed + number)
             return agent, SeenStates(env) if true else env
 
@@ -122,7 +131,7 @@ def task(
         return evaluate_parts(
             part,
             -(-episodes // size),
-            max_steps=-(-simulator.max_steps // repeat),
+            max_steps=max_steps,
             seed=trials.seed,
             workers=trials.workers,
         )
@@ -134,6 +143,9 @@ def task(
         energy, true_energy = (lambda _: learnt), (lambda _: true)
     agent = partial(PlanningAgent, world_model=model, planner=planner, energy=energy)
     ours = played(agent, trials.episodes)
+    shown = world_of(pairs_of(trials.episodes)[:SHOWN])
+    filmed = agent(action_space=space, seed=seed)
+    save_strips(out, filmed, shown, max_steps=max_steps, seed=trials.seed)
     chance = partial(RandomAgent, correlation=correlation)
     baselines = {"random_policy": played(chance, trials.episodes)}
     if trials.oracle_episodes:

@@ -83,6 +83,29 @@ def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path):
     assert first["foreseen_states"]["value"] == first["plans"]["value"] * (8 + 1) * 3
     with np.load(tmp_path / "run" / "pairs_6.npz") as pairs:
         assert (pairs["start"] == draw_pairs(Dot(), 6, 1000).start).all()
+    filmed_from_start_to_end(tmp_path / "run")
+
+
+def filmed_from_start_to_end(run):
+    """The strips hold the frames of the simulator at the start and the end; the report has them."""
+    with np.load(run / "strips.npz") as strips, np.load(run / "pairs_6.npz") as pairs:
+        assert strips["frames"].shape == (4, 8, 32, 32, 3)
+        for episode in range(4):
+            shown, dot = strips["frames"][episode], Dot()
+            for state, frame in (
+                (pairs["start"], shown[0]),
+                (pairs["goal"], strips["goals"][episode]),
+            ):
+                dot.set_state(state[episode])
+                assert (dot.render() == frame).all()
+            moments = strips["moments"][episode]
+            assert moments[0] == 0 < moments[-1] <= 6
+            end = np.flatnonzero(shown[-1, 16, :, 0]).mean()
+            near = np.flatnonzero(strips["goals"][episode][16, :, 0]).mean()
+            assert strips["success"][episode] == (abs(end - near) <= 2.6)  # pixels are rounded
+    assert main(["report", f"--run={run}"]) == 0
+    page = (run / "report.html").read_text()
+    assert page.count('alt="the goal"') == 4
 
 
 class Paid(Dot):
