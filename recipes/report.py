@@ -22,7 +22,7 @@ from .hierarchy_pictures import EPISODE, hierarchy_part
 from .page import Html
 from .pictures import Pictures, as_colours, mask_picture, read_pictures
 from .results import Measured, Result, read_result, rows_of
-from .task_pictures import STRIPS, strips_part
+from .strips import STRIPS, strips_part
 
 METRICS = {
     "linear_top1": "linear probe, top-1 accuracy",

@@ -30,6 +30,7 @@ from .frame_pretraining import FramePretraining
 from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import exactly, rows_of, write_result
+from .strips import SHOWN, save_strips
 from .world import Experience, gather, horizon_errors, position_readout, walks_in
 
 
@@ -106,11 +107,17 @@ def rooms(
         "all": partial(GoalDistance, steps="all"),
         "last": partial(GoalDistance, steps="last"),
     }
+    agents = {
+        which: PlanningAgent(world_model=planned, energy=energies[which], **parts)
+        for which in play.energies
+    }
     found = {}
-    for which in play.energies:
+    for which, agent in agents.items():
         print(f"Rooms: {play.episodes} episodes, energy: {which}", flush=True)
-        agent = PlanningAgent(world_model=planned, energy=energies[which], **parts)
         found["success" if which == "approach" else f"success_{which}"] = played(agent)
+    shown = TwoRoomsVectorEnv(SHOWN, rooms=world, max_steps=play.max_steps)
+    first = next(iter(agents.values()))
+    save_strips(out, first, shown, max_steps=play.max_steps, seed=play.seed)
     oracle = TrueDynamics(rooms=world, repeat=experience.repeat)
     baselines = {
         "random_policy/success": played(

@@ -33,10 +33,8 @@ from .latent import Dynamics, Joint, Reward, learn_reward, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
-from .task_pictures import save_strips
+from .strips import SHOWN, save_strips
 from .world import Episodes, Experience, gather, horizon_errors, position_readout
-
-SHOWN = 4  # episodes in the report
 
 
 @dataclass(frozen=True, kw_only=True)

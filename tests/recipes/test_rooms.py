@@ -48,6 +48,8 @@ def test_a_run_learns_plays_and_does_not_learn_twice(more, tmp_path, capsys):
     first = json.loads((out / "result.json").read_text())
     assert {"success", "success_all", "success_last"} <= first["metrics"].keys()
     assert first["baselines"].keys() == {"random_policy/success", "oracle/success"}
+    assert main(["report", f"--run={out}"]) == 0
+    assert (out / "report.html").read_text().count('alt="the goal"') == 4
     learnt = (out / "embedding.safetensors").stat().st_mtime_ns
     assert main(["rooms", "--config", given, f"--out={out}", "--resume"]) == 0
     again = json.loads((out / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""Pictures of a task: a few of its episodes from start to end, beside what was wanted."""
+"""Strips of pictures: a few episodes from start to end, beside what was wanted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .page import Html
 
 STRIPS = "strips.npz"
 MOMENTS = 8
+SHOWN = 4  # episodes in the report
 
 
 class Filmed(VectorWrapper):
