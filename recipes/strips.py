@@ -69,16 +69,16 @@ def strips_part(run: Path) -> Html:
         told["returns"],
         strict=True,
     ):
-        words = f"{'reached' if success else 'not reached'}, {moments[-1]} decisions"
+        words = f"{'reached' if success else 'not reached'}, {moments[-1]} steps"
         rows += f"<span>{words}<br>return {gained:.4g}</span>"
         rows += "".join(
-            page.picture(frame, f"after {moment} decisions")
+            page.picture(frame, f"after {moment} steps")
             for frame, moment in zip(frames, moments, strict=True)
         )
         rows += f"<span></span>{page.picture(goal, 'the goal')}"
     columns = f"grid-template-columns: 92px repeat({MOMENTS}, 1fr) 4px 1fr"
     return "<h3>From start to end</h3>" + page.figure(
         f'<div class="scroll"><div class="sheet" style="{columns}">{rows}</div></div>',
-        "The first pairs, played once more by themselves: moments evenly spaced from the start "
+        "A few episodes, played by themselves: moments evenly spaced from the start "
         "(left) to the end of the episode, and, on the right, the goal.",
     )
