@@ -1,7 +1,9 @@
 """Runs in several processes, killed and told to go: they end as one that nobody disturbed."""
 
+import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from tests.recipes.small_run import STEPS, arguments, made_images
 
 TWO = ["--hardware.devices=2", "--hardware.strategy=ddp"]
 SHARDS = ["--hardware.devices=2", "--hardware.strategy=fsdp"]
+PORTS = itertools.count(20_000 + os.getpid() % 10_000)
 
 
 @pytest.fixture
@@ -25,11 +28,20 @@ def data(tmp_path):
     return made_images(tmp_path / "images")
 
 
+def free_port():
+    """Each time another one, and none that the system gives to connections: those of another run
+    may take it before its own does."""
+    for port in PORTS:
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)):  # nobody listens there
+                return str(port)
+
+
 def started(arguments, **environment):
     """The command in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "jepa.recipes.cli", *arguments],
-        env=os.environ | environment,
+        env=os.environ | {"MASTER_PORT": free_port()} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
