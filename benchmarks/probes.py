@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -136,19 +136,19 @@ def attentive(samples: int, tokens: int, dim: int, repeats: int) -> Iterator[str
     with torch.no_grad():
         apart = float((AsPublished(one)(some) - one(some)).abs().max())
 
-    def epoch(heads: list[nn.Module]) -> None:
+    def epoch(heads: Sequence[nn.Module]) -> None:
         rates = [Rate(1e-3 / (i + 1), 0.01) for i in range(len(heads))]
         train(heads, rates, table, targets, rows, loss=F.cross_entropy, fitting=fitting)
 
     grid = [new_head(dim, 10, dim // 64, 1, fitting) for _ in range(20)]
     data = f"{samples} x {tokens} x {dim} float16, one epoch, against 20 heads"
     yield row(
-        f"1 attentive head, {data}", lambda: epoch([one]), lambda: epoch([*grid]), repeats,
+        f"1 attentive head, {data}", lambda: epoch([one]), lambda: epoch(grid), repeats,
         lambda: "training only",
     )  # fmt: skip
     yield row(
         f"1 attentive head as published, {data}", lambda: epoch([AsPublished(one)]),
-        lambda: epoch([*grid]), repeats, lambda: f"outputs differ by {apart:.0e}",
+        lambda: epoch(grid), repeats, lambda: f"outputs differ by {apart:.0e}",
     )  # fmt: skip
 
 

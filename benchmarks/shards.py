@@ -3,7 +3,8 @@
 ViT-B on 16 patches with a predictor of ViT-S's width, two ranks of one machine, a few steps of
 forward, backward, AdamW and target. `live` is what tensors hold, `process` what the process has of
 the system, Python and torch included; both are the most that was seen between the parts of a step.
-The last row has glibc give freed memory back (MALLOC_MMAP_THRESHOLD_). Prints a Markdown table.
+In the last two rows glibc gives freed memory back (MALLOC_MMAP_THRESHOLD_). Prints a Markdown
+table.
 
     python benchmarks/shards.py
 """
@@ -37,7 +38,7 @@ from jepa.sharded import shard
 from jepa.training import decay_groups
 
 MB = 2**20
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(MB)}
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": str(MB)}
 
 
 def held() -> float:
@@ -58,8 +59,8 @@ def resident() -> float:
     return int(found[1]) / 1024
 
 
-def parts_of_steps(strategy: str, steps: int) -> Iterator[str]:
-    """The parts of each step, one after the other."""
+def parts_of_steps(strategy: str, steps: int) -> Iterator[None]:
+    """Stops after forward pass, backward pass and update of each step."""
     encoder = VisionTransformer(
         image_size=32, patch_size=8, channels=1, dim=768, depth=12, heads=12
     )
@@ -77,16 +78,16 @@ def parts_of_steps(strategy: str, steps: int) -> Iterator[str]:
             encoder.native_grid, len(images), seeds.generator(0, "masks", step)
         )
         loss = called(images, masks).losses["prediction"]
-        yield "forward"
+        yield
         loss.backward()
-        yield "backward"
+        yield
         optimizer.step()
         model.follow(0.99)
-        yield "update"
+        yield
         optimizer.zero_grad()
 
 
-def rank_of(rank: int, strategy: str, steps: int, folder: str) -> None:
+def rank_of(rank: int, name: str, strategy: str, steps: int, folder: str) -> None:
     """One rank; the first one prints."""
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -95,7 +96,6 @@ def rank_of(rank: int, strategy: str, steps: int, folder: str) -> None:
     most = [0.0, 0.0]
     for _ in parts_of_steps(strategy, steps):
         most = [max(old, new) for old, new in zip(most, (held(), resident()), strict=True)]
-    name = strategy + (", freed memory given back" if KEPT.items() <= os.environ.items() else "")
     if not rank:
         print(f"| {name} | {most[0]:.0f} | {most[1]:.0f} |", flush=True)
     distributed.barrier()
@@ -109,11 +109,16 @@ def main() -> None:
     options = parser.parse_args()
     print("| strategy | live, MB | process, MB |\n|---|---|---|", flush=True)
     spawn = multiprocessing.get_context("spawn")  # glibc reads its settings at the start
-    for strategy, settings in (("ddp", {}), ("fsdp", {}), ("ddp", KEPT), ("fsdp", KEPT)):
+    back = ", freed memory given back"
+    for strategy, more, settings in (
+        ("ddp", "", {}), ("fsdp", "", {}), ("ddp", back, GIVEN_BACK), ("fsdp", back, GIVEN_BACK)
+    ):  # fmt: skip
         os.environ.update(settings)
         with tempfile.TemporaryDirectory() as folder:
             ranks = [
-                spawn.Process(target=rank_of, args=(rank, strategy, options.steps, folder))
+                spawn.Process(
+                    target=rank_of, args=(rank, strategy + more, strategy, options.steps, folder)
+                )
                 for rank in (0, 1)
             ]
             for process in ranks:

@@ -217,7 +217,7 @@ def look(
     return F.linear(tokens, directions).transpose(1, 2).softmax(dim=-1).to(tokens) @ tokens
 
 
-Read: TypeAlias = Callable[[Float[Tensor, "B N D"]], Sequence[Float[Tensor, "B outputs"]]]
+Read: TypeAlias = Callable[[Float[Tensor, "B N D"]], Float[Tensor, "heads B outputs"]]
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def side_by_side(heads: Sequence[nn.Module]) -> Iterator[Read]:
     config = getattr(heads[0], "config", None)
     equal = [h for h in heads if isinstance(h, AttentiveHead) and h.config == config]
     if len(equal) < max(len(heads), 2) or equal[0].pooler.depth > 1:
-        yield lambda tokens: [head(tokens) for head in heads]
+        yield lambda tokens: torch.stack([head(tokens) for head in heads])
         return
     weights = {}
     for name, _ in equal[0].named_parameters():
@@ -248,9 +248,9 @@ def side_by_side(heads: Sequence[nn.Module]) -> Iterator[Read]:
                 parameter.data = parameter.data.clone()
 
 
-def _read(heads: int, weights: Mapping[str, Tensor], tokens: Tensor) -> Sequence[Tensor]:
+def _read(heads: int, weights: Mapping[str, Tensor], tokens: Tensor) -> Tensor:
     pooled = Queries(heads, _within("pooler.", weights))(tokens)[:, :, 0]
-    return batched_linear(pooled, weights["linear.weight"], weights["linear.bias"]).unbind()
+    return batched_linear(pooled, weights["linear.weight"], weights["linear.bias"])
 
 
 def _hand_out(parameters: Sequence[nn.Parameter], stack: Tensor) -> None:

@@ -114,7 +114,7 @@ def outputs_of(
             views = table[rows[start : start + fitting.batch_size]]
             tokens = _tokens(views.reshape(-1, *views.shape[2:]), fitting.device)
             with _autocast(fitting):
-                outputs = torch.stack(list(read(tokens)))
+                outputs = read(tokens)
             parts.append(outputs.float().cpu().unflatten(1, views.shape[:2]))
     return torch.cat(parts, dim=1)
 
