@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -21,6 +20,7 @@ from jepa.patches import take
 from jepa.predictor import Predictor
 from jepa.schedules import linear
 from jepa.shapes import Grid, Masks
+from jepa.tables import shared_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +134,13 @@ def nearest(
 
     At least 1: masks that let a token be both seen and hidden count it as a neighbour.
     """
-    table = places(grid).to(context.device)
+    table = places(grid, context.device)
     exact = "donot_use_mm_for_euclid_dist"
     apart = torch.cdist(table[context][:, None], table[targets], compute_mode=exact)
     return apart.amin(dim=-1).clamp(min=1)
 
 
-@functools.lru_cache(maxsize=64)
-def places(grid: Grid) -> Float[Tensor, "N axes"]:
+@shared_table
+def places(grid: Grid, device: torch.device) -> Float[Tensor, "N axes"]:
     """Where each token is, in patches. Shared by all callers: do not write to it."""
-    return torch.cartesian_prod(*(torch.arange(side) for side in grid)).float()
+    return torch.cartesian_prod(*(torch.arange(side) for side in grid)).float().to(device)

@@ -137,10 +137,10 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"expected {self.channels} channels, got images {tuple(images.shape)}")
         patches, grid = self.patch_embed(images, keep), self.grid(images)
         if self.positions == "sincos":
-            table = sincos(self.dim, grid, self.native_grid).to(images.device)
+            table = sincos(self.dim, grid, self.native_grid, images.device)
             added = table if keep is None else take(table.expand(len(images), -1, -1), keep)
             return patches + added, None
-        rope = rope_table(self.dim // self.heads, grid, self.positions)
+        rope = rope_table(self.dim // self.heads, grid, self.positions, images.device)
         return patches, (rope if keep is None else rope.take(keep)).to(patches)
 
 

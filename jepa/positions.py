@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Literal, TypeAlias
 
 import torch
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepa.shapes import Grid
+from jepa.tables import CPU, shared_table
 
 Positions: TypeAlias = Literal["sincos", "rope", "rope_legacy"]
 
@@ -21,7 +21,6 @@ def sincos_1d(dim: int, positions: Float[Tensor, " N"]) -> Float[Tensor, "N dim"
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-@functools.lru_cache(maxsize=64)
 def sincos_2d(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
     """Positions of I-JEPA: the first half of the width encodes the column, the second the row.
 
@@ -34,7 +33,7 @@ def sincos_2d(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
         native: (h, w) that the weights were trained on.
 
     Returns:
-        [h*w, dim] float32, in raster order. Shared by all callers: do not write to it.
+        [h*w, dim] float32, in raster order.
     """
     if dim % 4:
         raise ValueError(f"2-D sin-cos positions need a width divisible by 4; got {dim}")
@@ -49,7 +48,6 @@ def sincos_2d(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
     return table.float()
 
 
-@functools.lru_cache(maxsize=64)
 def sincos_3d(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
     """Positions of V-JEPA (its `uniform_power`): a third of the width for each of t, h and w.
 
@@ -62,7 +60,7 @@ def sincos_3d(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
         native: (t, h, w) that the weights were trained on.
 
     Returns:
-        [t*h*w, dim] float32, in raster order. Shared by all callers: do not write to it.
+        [t*h*w, dim] float32, in raster order.
     """
     axes = [torch.arange(grid[0], dtype=torch.float64)]
     axes += [stretched(*sides) for sides in zip(grid[1:], native[1:], strict=True)]
@@ -71,9 +69,15 @@ def sincos_3d(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
     return torch.cat([sincos_1d(each, p.flatten()) for p in places], dim=1)[:, :dim].float()
 
 
-def sincos(dim: int, grid: Grid, native: Grid) -> Float[Tensor, "N dim"]:
-    """`sincos_2d` on image grids (h, w), `sincos_3d` on clip grids (t, h, w)."""
-    return (sincos_2d if len(native) == 2 else sincos_3d)(dim, grid, native)
+@shared_table
+def sincos(
+    dim: int, grid: Grid, native: Grid, device: torch.device = CPU
+) -> Float[Tensor, "N dim"]:
+    """`sincos_2d` on image grids (h, w), `sincos_3d` on clip grids (t, h, w).
+
+    Shared by all callers: do not write to it.
+    """
+    return (sincos_2d if len(native) == 2 else sincos_3d)(dim, grid, native).to(device)
 
 
 def stretched(side: int, native: int) -> Float[Tensor, " side"]:

@@ -104,13 +104,14 @@ class Predictor(nn.Module):
         hidden = self.mask_tokens[group][:, :, None].expand(batch, blocks, size, -1)
         rope = None
         if self.positions == "sincos":
-            table = sincos(self.dim, grid, self.native_grid).to(context.device)
+            table = sincos(self.dim, grid, self.native_grid, context.device)
             table = table.expand(batch, -1, -1)
             seen, hidden = seen + take(table, context_index), hidden + take(table, target_index)
         else:
             places = context_index[:, None].expand(-1, blocks, -1)
             places = torch.cat([places, target_index], dim=2).flatten(0, 1)
-            rope = rope_table(self.dim // self.heads, grid, self.positions).take(places).to(seen)
+            table = rope_table(self.dim // self.heads, grid, self.positions, context.device)
+            rope = table.take(places).to(seen)
         seen = seen[:, None].expand(-1, blocks, -1, -1)
         tokens = torch.cat([seen, hidden.to(seen.dtype)], dim=2).flatten(0, 1)
         return self.predictor_blocks(tokens, rope, asked).unflatten(0, (batch, blocks))

@@ -6,7 +6,6 @@ for time, row and column. The tables are made once for a grid and shared by all 
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from jepa.shapes import Grid
+from jepa.tables import CPU, shared_table
 
 RopeStyle: TypeAlias = Literal["rope", "rope_legacy"]
 
@@ -32,13 +32,15 @@ class Rope(NamedTuple):
         """The rows of the tokens `index`, of each sample: [B, K, d]."""
         return Rope(self.cos[index], self.sin[index])
 
-    def to(self, like: Tensor) -> Rope:
-        """On the device of the tokens that are to be turned, and as precise as they are."""
-        return Rope(self.cos.to(like), self.sin.to(like))
+    def to(self, kind: Tensor | torch.device | torch.dtype) -> Rope:
+        """On a device, or as precise as a type; or both as the tokens that are to be turned."""
+        return Rope(self.cos.to(kind), self.sin.to(kind))
 
 
-@functools.lru_cache(maxsize=64)
-def rope_table(head_dim: int, grid: Grid, style: RopeStyle = "rope") -> Rope:
+@shared_table
+def rope_table(
+    head_dim: int, grid: Grid, style: RopeStyle = "rope", device: torch.device = CPU
+) -> Rope:
     """The table of all tokens of a grid (t, h, w), or (h, w) with t = 1, in raster order.
 
     Each axis has d = 2 * (head_dim // 3 // 2) channels with the angles
@@ -50,6 +52,7 @@ def rope_table(head_dim: int, grid: Grid, style: RopeStyle = "rope") -> Rope:
             differences of positions only. `rope_legacy`: channel j has angle j mod d / 2, while
             the pairs are neighbours all the same; no rotation, but what the released V-JEPA 2
             weights were trained with.
+        device: where it is to be.
 
     Returns:
         cos and sin [N, head_dim], channels in `split_order`, float32, computed in float64. Shared
@@ -71,10 +74,10 @@ def rope_table(head_dim: int, grid: Grid, style: RopeStyle = "rope") -> Rope:
     angle = torch.cat([*angles, unturned], dim=1)[:, split_order(head_dim)]
     sign = torch.ones(2, head_dim // 2, dtype=torch.float64)
     sign[0] = -1
-    return Rope(angle.cos().float(), (sign.flatten() * angle.sin()).float())
+    return Rope(angle.cos().float(), (sign.flatten() * angle.sin()).float()).to(device)
 
 
-@functools.lru_cache(maxsize=64)
+@shared_table
 def split_order(head_dim: int) -> Int64[Tensor, " d"]:
     """The first channels of all pairs, then the second ones: 0, 2, 4, ..., 1, 3, 5, ...
 
@@ -85,7 +88,7 @@ def split_order(head_dim: int) -> Int64[Tensor, " d"]:
     return torch.arange(head_dim).view(-1, 2).T.flatten()
 
 
-@functools.lru_cache(maxsize=64)
+@shared_table
 def qkv_rows(dim: int, heads: int, device: torch.device) -> Int64[Tensor, "2 rows"]:
     """The rows of the joint weight of queries, keys and values [3 * dim, ...], those of queries
     and keys with each head in `split_order`; and where each row has gone. Shared by all callers:

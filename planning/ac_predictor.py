@@ -11,7 +11,6 @@ the encoder's tokens, A P E sizes of action, state and extrinsics.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ from jepa.attention import attend
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
 from jepa.rope import Rope, RopeStyle, rope_table
 from jepa.shapes import Grid
+from jepa.tables import shared_table
 
 Past: TypeAlias = list[tuple[Tensor, Tensor]]
 """Keys and values [B, S or 1, heads, n, d] of some frames, of every layer; with 1, all plans of an
@@ -194,7 +194,7 @@ def attend_causally(
     )
 
 
-@functools.lru_cache(maxsize=256)
+@shared_table
 def frame_rope(
     head_dim: int,
     first: int,
@@ -212,4 +212,4 @@ def frame_rope(
     table = rope_table(head_dim, (first + frames, *grid), style)
     tokens = torch.arange(len(table.cos)).unflatten(0, (first + frames, -1))[first:]
     index = torch.cat([tokens[:, :1].expand(-1, conditions), tokens], dim=1).flatten()
-    return Rope(table.cos[index].to(device), table.sin[index].to(device))
+    return table.take(index).to(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from jepa import seeds
+from jepa.tables import shared_table
 
 from .dynamics import Dynamics
 from .heads import drawn
@@ -160,7 +160,7 @@ class Ensemble(Dynamics):
         return after.reshape(batch, -1)
 
 
-@functools.lru_cache(maxsize=16)
+@shared_table
 def noise_table(
     seed: int, period: int, members: int, particles: int, size: int, device: torch.device
 ) -> Float[Tensor, "period P D"]:
@@ -175,7 +175,7 @@ def noise_table(
     return noise.flatten(1, 2).to(device)
 
 
-@functools.lru_cache(maxsize=16)
+@shared_table
 def uniform_table(
     seed: int, period: int, members: int, particles: int, device: torch.device
 ) -> Float[Tensor, "period P"]:
@@ -186,7 +186,7 @@ def uniform_table(
     return ((draws[0].argsort(dim=-1) + draws[1]) / particles).flatten(1).to(device)
 
 
-@functools.lru_cache(maxsize=16)
+@shared_table
 def order_table(
     seed: int, period: int, members: int, particles: int, device: torch.device
 ) -> Int[Tensor, "period P"]:

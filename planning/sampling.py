@@ -6,13 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
+
+from jepa.tables import shared_table
 
 from .planner import Candidates, Clock, finite, first_candidates, first_mean, noise, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
@@ -249,20 +251,20 @@ def log_ranks(elite: Elite) -> Float[Tensor, "K B"]:
     return _log_ranks(len(energy), energy.dtype, energy.device).expand_as(energy)
 
 
-@cache
+@shared_table
 def _log_ranks(count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "K 1"]:
     rank = torch.arange(1, count + 1, dtype=dtype, device=device)
     return math.log(count + 0.5) - rank.log()[:, None]
 
 
-@cache
+@shared_table
 def geometric(horizon: int, correlation: float) -> Float[Tensor, "H H"]:
     """Root of the correlation c^|i-j| of steps i and j."""
     steps = torch.arange(horizon, dtype=torch.float64)
     return torch.linalg.cholesky(correlation ** (steps[:, None] - steps).abs()).float()
 
 
-@cache
+@shared_table
 def power_law(horizon: int, beta: float) -> Float[Tensor, "H H"]:
     """Root of the correlation of noise whose power falls with frequency as f^-beta.
 
