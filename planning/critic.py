@@ -107,6 +107,12 @@ class CriticTraining(lightning.LightningModule):
         self.generator = seeds.generator(seed, "critic")
         self.learning_rate, self.weight_decay, self.warmup = learning_rate, weight_decay, warmup
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CriticTraining:
+        """To another device the dynamics go along."""
+        for dynamics in self._dynamics:
+            dynamics._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
     def pairs(self, windows: TensorDict) -> TensorDict:
         """Entries `latent`, `goal` [B, D] and `action` [B, A]: see above."""
         count, length = windows.batch_size
@@ -152,5 +158,5 @@ class CriticTraining(lightning.LightningModule):
         unit = (2 * torch.rand(shape, generator=self.generator) - 1).to(done)
         outside = unit[: len(unit) // 2]
         outside /= outside.abs().amax(dim=-1, keepdim=True)
-        drawn = space.centre + space.radius * unit
+        drawn = space.centre.to(done) + space.radius.to(done) * unit
         return torch.cat([done[None], drawn]).unsqueeze(-2)

@@ -33,7 +33,7 @@ class LinearReadout:
         return cls(weight.float(), (level - centre @ weight).float())
 
     def __call__(self, latents: Float[Tensor, "*S D"]) -> Float[Tensor, "*S P"]:
-        return latents @ self.weight + self.bias
+        return latents @ self.weight.to(latents) + self.bias.to(latents)
 
     def r2(self, latents: Float[Tensor, "S D"], truth: Float[Tensor, "S P"]) -> float:
         """Share of the variance explained, all components together; fit and test on others."""
@@ -73,5 +73,5 @@ class NearestReadout:
         return cls(latents[some], truth[some])
 
     def __call__(self, latents: Float[Tensor, "*S D"]) -> Float[Tensor, "*S P"]:
-        nearest = torch.cdist(latents.flatten(0, -2), self.known).argmin(dim=1)
-        return self.truth[nearest].view(*latents.shape[:-1], -1)
+        nearest = torch.cdist(latents.flatten(0, -2), self.known.to(latents)).argmin(dim=1)
+        return self.truth.to(latents)[nearest].view(*latents.shape[:-1], -1)
