@@ -1,7 +1,8 @@
 """Calibration: are foreseen distributions as wide as the errors that are made? By horizon.
 
 All scores are per number of the latent, so that they compare across sizes; predictions are
-Gaussians of known mean and variance, or samples.
+Gaussians of known mean and variance, or samples. Of states on any device; computed in float64 on
+the processor, as not every device has it.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ def calibration(
             "calibration needs states with `variance`: give the dynamics a GaussianHead, or make "
             f"an Ensemble of them; these states have {sorted(states.keys())}"
         )
-    mean, variance = states["latent"].double(), states["variance"].double()
-    truth = truth.double()
+    mean, variance, truth = (
+        numbers.cpu().double() for numbers in (states["latent"], states["variance"], truth)
+    )
     over = (0, 2)
     return Calibration(
         rmse=(mean - truth).square().mean(dim=over).sqrt(),
@@ -119,7 +121,7 @@ def particle_scores(
 ) -> tuple[Float[Tensor, " H"], Float[Tensor, " H"]]:
     """Continuous ranked probability score, and coverage of the central intervals of `level`, as in
     `Calibration`, of equally likely futures; one particle is a prediction that is certain."""
-    samples, truth = particles.movedim(-2, -1).double(), truth.double()
+    samples, truth = particles.movedim(-2, -1).cpu().double(), truth.cpu().double()
     covered = sample_covers(samples, truth, level).double()
     return sample_crps(samples, truth).mean(dim=(0, 2)), covered.mean(dim=(0, 2))
 

@@ -69,7 +69,8 @@ class LatentEmbedding(Embedding):
         Then a distance tells how long the way takes: of slow features it is the square root of
         the commute time (Fouss et al. 2007, IEEE Trans. Knowl. Data Eng. 19).
         """
-        covariance = changes.T.double() @ changes.double() / len(changes)
+        changes = changes.cpu().double()  # which not every device has
+        covariance = changes.T @ changes / len(changes)
         values, vectors = torch.linalg.eigh(covariance)
         values = values.clamp(min=1e-6 * float(values[-1]))
         self.units = self.units @ (vectors * values.rsqrt() @ vectors.T).to(self.units)

@@ -24,7 +24,9 @@ class Pairs(nn.Module):
     def __init__(self, scale: Float[Tensor, " D"], *, ranges: int = 6) -> None:
         super().__init__()
         self.register_buffer("scale", scale.clone())
-        self.register_buffer("reach", scale.norm() * 0.5 ** torch.arange(ranges))
+        self.register_buffer(
+            "reach", scale.norm() * 0.5 ** torch.arange(ranges, device=scale.device)
+        )
         self.size = 3 * len(scale) + ranges
 
     def forward(

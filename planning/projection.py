@@ -79,14 +79,14 @@ class SlowFeatures(nn.Module):
             )
         mean = flat.mean(dim=0)
         covariance = (flat - mean).T @ (flat - mean) / len(flat)
-        values, vectors = torch.linalg.eigh(covariance.double())
+        values, vectors = torch.linalg.eigh(covariance.cpu().double())
         whiten = (vectors / values.clamp(min=1e-12).sqrt())[:, -self.principal :]
-        change = (pooled[:, 1:] - pooled[:, :-1]).flatten(0, 1) @ whiten.float()
-        slowness, turn = torch.linalg.eigh((change.T @ change / len(change)).double())
+        change = (pooled[:, 1:] - pooled[:, :-1]).flatten(0, 1) @ whiten.to(flat)
+        slowness, turn = torch.linalg.eigh((change.T @ change / len(change)).cpu().double())
         slowness, turn = slowness[: self.components], turn[:, : self.components]
         spread = slowness.rsqrt() / slowness.reciprocal().sum().sqrt()
-        self.mean, self.basis = mean, ((whiten @ turn) * spread).float()
-        self.spread, self.slowness = spread.float(), slowness.float()
+        self.mean, self.basis = mean, ((whiten @ turn) * spread).to(mean)
+        self.spread, self.slowness = spread.to(mean), slowness.to(mean)
         return self
 
     def latent(self, pooled: Float[Tensor, "*B F"]) -> Float[Tensor, "*B K"]:

@@ -24,7 +24,7 @@ class LinearReadout:
         penalty: float = 1e-6,
     ) -> LinearReadout:
         """Ridge regression in float64; `penalty` times the mean variance of the latents."""
-        latents, truth = latents.double(), truth.double()
+        latents, truth = latents.cpu().double(), truth.cpu().double()
         centre, level = latents.mean(dim=0), truth.mean(dim=0)
         known = latents - centre
         gram = known.T @ known

@@ -68,7 +68,7 @@ class GradientProbe(ClassifierMixin, BaseEstimator):
             score=accuracy,
             fitting=fitting,
         )
-        self.head_ = head.double().cpu()
+        self.head_ = head.cpu().double()
         self.learning_rate_, self.weight_decay_ = best
         return self
 

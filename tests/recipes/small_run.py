@@ -30,7 +30,18 @@ def made_images(folder):
     return folder
 
 
-def run(out, data, *, callbacks=(), workers=0, steps=STEPS, resume=True, every=4, **changes):
+def run(
+    out,
+    data,
+    *,
+    callbacks=(),
+    workers=0,
+    steps=STEPS,
+    resume=True,
+    every=4,
+    accelerator="cpu",
+    **changes,
+):
     """Trains, or goes on; gives the weights of the encoder and of its target."""
     with seeds.weights(0, "init"):
         encoder = VisionTransformer(
@@ -49,7 +60,7 @@ def run(out, data, *, callbacks=(), workers=0, steps=STEPS, resume=True, every=4
             name="faults",
             seed=0,
             callbacks=callbacks,
-            hardware=Hardware(accelerator="cpu", threads=1, precision="float32"),
+            hardware=Hardware(accelerator=accelerator, threads=1, precision="float32"),
             checkpoint_every=every,
             log_every=1,
             resume=resume,
