@@ -182,16 +182,24 @@ class PixelEmbedding(Embedding):
 def features_of(
     embedding: Embedding, observations: Shaped[Tensor, "n *O"], batch: int = 256
 ) -> Shaped[Tensor, "n *F"]:
-    """The fixed part of all observations."""
-    return each_batch(embedding.features, observations, batch)
+    """The fixed part of all observations, where these are; computed where the embedding is."""
+    device = device_of(embedding, observations)
+    return each_batch(lambda some: embedding.features(some.to(device)), observations, batch)
 
 
 @torch.no_grad()
 def latents_of(
     embedding: Embedding, features: Shaped[Tensor, "n *F"], batch: int = 256
 ) -> Float[Tensor, "n D"]:
-    """Latents of all features."""
-    return each_batch(lambda some: embedding(some).float(), features, batch)
+    """Latents of all features, where these are; computed where the embedding is."""
+    device = device_of(embedding, features)
+    return each_batch(lambda some: embedding(some.to(device)).float(), features, batch)
+
+
+def device_of(embedding: Embedding, rows: Tensor) -> torch.device:
+    """Where the embedding's weights are; without any, where the rows are."""
+    weights = (*embedding.parameters(), *embedding.buffers())
+    return weights[0].device if weights else rows.device
 
 
 def each_batch(
@@ -200,7 +208,7 @@ def each_batch(
     """What the function makes of all rows, each batch put where it belongs: tokens of all frames
     fill half of a memory, and are not to be there twice."""
     first = function(rows[:batch])
-    whole = first.new_empty(len(rows), *first.shape[1:])
+    whole = first.new_empty(len(rows), *first.shape[1:], device=rows.device)
     whole[:batch] = first
     for start in range(batch, len(rows), batch):
         whole[start : start + batch] = function(rows[start : start + batch])

@@ -86,6 +86,10 @@ class ActionSpace:
         """One of so many discrete actions."""
         return cls(torch.zeros(count), torch.ones(count), discrete=True)
 
+    def to(self, device: torch.device) -> ActionSpace:
+        """On the device where one plans."""
+        return ActionSpace(self.low.to(device), self.high.to(device), self.discrete)
+
     @property
     def centre(self) -> Float[Tensor, " A"]:
         """The middle of the box."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy
 
@@ -74,6 +75,10 @@ class Hardware:
         if self.precision == "auto":
             return "bf16-mixed" if fast_bfloat16(self.accelerator) else "32-true"
         return "bf16-mixed" if self.precision == "bf16" else "32-true"
+
+    def device(self) -> torch.device:
+        """The first of the devices."""
+        return Fabric(accelerator=self.accelerator, devices=1).device
 
     def lightning_strategy(self) -> str | ModelParallelStrategy:
         """Lightning's strategy, or its name."""

@@ -195,17 +195,17 @@ def learn_world(
 
     What is learnt is kept in `out`, and not learnt again. See `new_embedding`.
     """
-    title = "pixels" if pretraining is None else "a frozen encoder"
+    title, device = "pixels" if pretraining is None else "a frozen encoder", hardware.device()
     frames = stacked(data, "observations")
     embedding = new_embedding(out, frames.flatten(0, 1), pretraining, latent, name, seed)
-    features = all_features(embedding, frames)
+    features = all_features(embedding.to(device), frames)
 
     def learn() -> None:
         learn_jointly(embedding, with_observations(data, features), joint, hardware, title, seed)
 
     learnt(embedding, out / "embedding.safetensors", learn).eval()
-    latents = all_latents(embedding, features)
-    model = new_world_model(embedding, latents, data, dynamics, seed)
+    latents = all_latents(embedding.to(device), features)
+    model = new_world_model(embedding.cpu(), latents, data, dynamics, seed)
     again = partial(learn_dynamics, model, latents, data, dynamics, hardware, title, seed)
     learnt(model.dynamics, out / "dynamics.safetensors", again)
     return model, latents

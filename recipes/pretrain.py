@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 
 from jepa.byol import BYOL
 from jepa.dense import Dense
@@ -212,7 +211,7 @@ def dry(
         module,
         data.train_loader(),
         bfloat16=hardware.lightning_precision() == "bf16-mixed",
-        device=Fabric(accelerator=hardware.accelerator, devices=1).device,
+        device=hardware.device(),
     )
     return told(
         found,

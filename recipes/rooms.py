@@ -94,21 +94,23 @@ def rooms(
         out, data, pretraining, latent, joint, dynamics, hardware, name, seed
     )
     env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)
-    space = action_space_of(env.single_action_space)
-    parts = {"planner": planner, "action_space": space, "repeat": experience.repeat, "seed": seed}
+    device, space = hardware.device(), action_space_of(env.single_action_space)
+    parts = {"planner": planner, "repeat": experience.repeat, "seed": seed}
 
     def played(agent: Agent, shown: VectorEnv = env) -> Evaluation:
         return evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
 
     fast = hardware.lightning_precision() == "bf16-mixed"
-    planned = Bfloat16(model) if fast else model
+    planned = Bfloat16(model.to(device)) if fast else model.to(device)
     energies = {
         "approach": partial(approach, haste=play.haste),
         "all": partial(GoalDistance, steps="all"),
         "last": partial(GoalDistance, steps="last"),
     }
     agents = {
-        which: PlanningAgent(world_model=planned, energy=energies[which], **parts)
+        which: PlanningAgent(
+            world_model=planned, energy=energies[which], action_space=space.to(device), **parts
+        )
         for which in play.energies
     }
     found = {}
@@ -124,10 +126,11 @@ def rooms(
             RandomAgent(action_space=space, repeat=experience.repeat, seed=seed)
         ),
         "oracle/success": played(
-            PlanningAgent(world_model=oracle, energy=WayToGoal, **parts), TrueState(env)
+            PlanningAgent(world_model=oracle, energy=WayToGoal, action_space=space, **parts),
+            TrueState(env),
         ),
     }
-    errors = horizon_errors(model, held_out, position_readout(latents, data))
+    errors = horizon_errors(model.cpu(), held_out, position_readout(latents, data))
     (excluded,) = {evaluation.excluded for evaluation in found.values()}
     metrics = {metric: share(evaluation) for metric, evaluation in found.items()} | {
         "position_error_px": exactly(errors[-1]),

@@ -21,6 +21,7 @@ from ..planning.icem import ICEM
 from ..planning.mppi import MPPI
 from ..planning.parts import evaluate_parts
 from ..planning.pixel_tasks import Pairs, PixelTasks, SeenStates, Simulator, fixed_pairs
+from ..planning.protocols import ActionSpace
 from ..planning.rewards import RewardModel
 from ..planning.simulated import Simulated
 from ..probes.intervals import mean_interval
@@ -134,12 +135,25 @@ def task(
             workers=trials.workers,
         )
 
+    # Processes of Ray's may be where there is no such device.
+    device = hardware.device() if trials.workers == 1 else torch.device("cpu")
     energy = true_energy = partial(approach, haste=trials.haste)
     if reward is not None:
-        learnt = RewardModel(learn_reward(out, latents, data, reward, hardware, name, seed))
+        head = learn_reward(out, latents, data, reward, hardware, name, seed)
+        learnt = RewardModel(head.to(device))
         true = RewardModel(lambda paid, _: paid, key="reward")
         energy, true_energy = (lambda _: learnt), (lambda _: true)
-    agent = partial(PlanningAgent, world_model=model, planner=planner, energy=energy)
+    model.to(device)
+
+    def agent(*, action_space: ActionSpace, seed: int) -> PlanningAgent:
+        return PlanningAgent(
+            world_model=model,
+            planner=planner,
+            energy=energy,
+            action_space=action_space.to(device),
+            seed=seed,
+        )
+
     ours = played(agent, trials.episodes)
     shown = world_of(pairs_of(trials.episodes)[:SHOWN])
     filmed = agent(action_space=space, seed=seed)
@@ -152,7 +166,7 @@ def task(
             PlanningAgent, world_model=truth, planner=trials.oracle, energy=true_energy
         )
         baselines["oracle"] = played(oracle, trials.oracle_episodes, true=True)
-    errors = horizon_errors(model, held_out, position_readout(latents, data))
+    errors = horizon_errors(model.cpu(), held_out, position_readout(latents, data))
     result = write_result(
         out,
         recipe=name,

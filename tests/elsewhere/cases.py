@@ -67,6 +67,7 @@ from jepa.probes.features import extract
 from jepa.probes.linear_sgd import LinearSGDProbe
 from jepa.probes.mlp import MLPProbe
 from jepa.recipes.cli import main
+from jepa.recipes.fit import Hardware
 from jepa.sigreg import LeJEPA
 from jepa.supervised import Supervised
 from jepa.training import Optimisation, Pretraining
@@ -76,6 +77,8 @@ sys.path.append(str(Path(__file__).parent.parent / "recipes"))
 import small_run
 import test_agent
 import test_clip_road
+import test_rooms
+import test_task
 
 HERE, THERE = torch.device("cpu"), accelerator.DEVICE
 B, D, A, H = 3, 4, 2, 4
@@ -538,6 +541,7 @@ COMMANDS = {
         "online": {"every_n_steps": 3, "bank": 20, "held_out": 10},
     },
     "agent": test_agent.CONFIG,
+    "rooms": test_rooms.ROOMS | test_rooms.FROZEN,
 }
 
 
@@ -548,3 +552,17 @@ def test_commands(command, tmp_path, monkeypatch, capsys):
     given.write_text(json.dumps(COMMANDS[command] | {"hardware": hardware}))
     arguments = [f"--config={given}", f"--out={tmp_path / 'run'}"]
     assert main([command, *arguments]) == 0, capsys.readouterr().err
+
+
+def test_tasks_are_played_there_and_simulators_here(tmp_path, monkeypatch):
+    act, devices = PlanningAgent.act, set()
+
+    def seen(agent, observation):
+        devices.add(agent.action_space.low.device)
+        return act(agent, observation)
+
+    monkeypatch.setattr(PlanningAgent, "act", seen)
+    hardware = partial(Hardware, accelerator="elsewhere", precision="float32")
+    monkeypatch.setattr(test_task, "Hardware", lambda **_: hardware())
+    test_task.test_a_run_learns_plays_and_does_not_learn_twice(tmp_path)
+    assert devices == {HERE, THERE}
