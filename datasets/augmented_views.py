@@ -58,20 +58,35 @@ class Views:
 
 
 class ViewBatch(NamedTuple):
-    """views uint8; labels; what is wrong with each image that was skipped for this batch."""
+    """views uint8; labels; what is wrong with each image that was skipped for this batch.
+
+    undone: what `distorted` is still to be given, with these views: see `ViewBatches`.
+    """
 
     views: UInt8[Tensor, "B V C S S"]
     labels: Int64[Tensor, " B"]
     unreadable: list[str]
+    undone: Float[Tensor, "B V 8"] | None = None
+
+    def done(self, views: Views) -> ViewBatch:
+        """With everything done, where the views are."""
+        if self.undone is None:
+            return self
+        pixels = distorted(self.views.flatten(0, 1), self.undone.flatten(0, 1), views)
+        return self._replace(views=pixels.unflatten(0, self.views.shape[:2]), undone=None)
 
 
 class ViewBatches(Batches):
-    """The images of `batches`, each read once and augmented V times under seeds of its own."""
+    """The images of `batches`, each read once and augmented V times under seeds of its own.
+
+    later: only draw how colours and sharpness change. An accelerator does that faster than the
+        processes that read: `ViewBatch.done`.
+    """
 
     noun = "images"
 
-    def __init__(self, batches: TrainBatches, views: Views) -> None:
-        self.batches, self.views = batches, views
+    def __init__(self, batches: TrainBatches, views: Views, *, later: bool = False) -> None:
+        self.batches, self.views, self.later = batches, views, later
 
     @property
     def total(self) -> int:
@@ -87,20 +102,28 @@ class ViewBatches(Batches):
             repeated = images.repeat_interleave(count, dim=0)
         else:
             repeated = [image for image in images for _ in range(count)]
-        pixels = distorted(self.batches.augmented(repeated, each), each, self.views)
-        return ViewBatch(pixels.unflatten(0, (len(seeds), count)), labels, unreadable)
+        pixels, numbers = (
+            each_view.unflatten(0, (len(seeds), count))
+            for each_view in (self.batches.augmented(repeated, each), distortions(each))
+        )
+        batch = ViewBatch(pixels, labels, unreadable, numbers)
+        return batch if self.later else batch.done(self.views)
+
+
+def distortions(seeds: Sequence[int]) -> Float[Tensor, "n 8"]:
+    """What `distorted` is given: uniform numbers, each image's of its own seed."""
+    return draws([derive(seed, "distort") for seed in seeds], 8)
 
 
 def distorted(
-    images: UInt8[Tensor, "n C H W"], seeds: Sequence[int], views: Views
+    images: UInt8[Tensor, "n C H W"], numbers: Float[Tensor, "n 8"], views: Views
 ) -> UInt8[Tensor, "n C H W"]:
-    """Brightness, contrast, colour and blur, each image under its own seed."""
-    numbers = draws([derive(seed, "distort") for seed in seeds], 8).T
-    change, (jittered, greyed, blurred, width) = 2 * numbers[:4] - 1, numbers[4:]
+    """Brightness, contrast, colour and blur, each image by its own numbers."""
+    change, (jittered, greyed, blurred, width) = 2 * numbers.T[:4] - 1, numbers.T[4:]
     jittered = jittered < views.jittered
     pixels = images.float()
-    limits = torch.tensor([views.brightness, views.contrast, views.saturation, views.hue])
-    change = torch.where(jittered, change * limits[:, None], 0.0)
+    limits = (views.brightness, views.contrast, views.saturation, views.hue)
+    change = torch.where(jittered, change * change.new_tensor(limits)[:, None], 0.0)
     pixels = (pixels * (1 + change[0])[:, None, None, None]).clamp(0, 255)
     mean = luminance(pixels).mean(dim=(1, 2, 3), keepdim=True)
     pixels = (mean + (pixels - mean) * (1 + change[1])[:, None, None, None]).clamp(0, 255)
@@ -118,7 +141,7 @@ def luminance(images: Float[Tensor, "n C H W"]) -> Float[Tensor, "n 1 H W"]:
     """Of RGB images; grey ones are their own."""
     if images.shape[1] == 1:
         return images
-    return (images * torch.tensor(GREY)[:, None, None]).sum(dim=1, keepdim=True)
+    return (images * images.new_tensor(GREY)[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def recoloured(
@@ -135,7 +158,8 @@ def recoloured(
     rows = [(same, before, after), (after, same, before), (before, after, same)]
     turn = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
     keep = saturation[:, None, None]
-    mix = keep * torch.eye(3) + (1 - keep) * torch.tensor(GREY).expand(3, 3)
+    same_colours = torch.eye(3, device=images.device)
+    mix = keep * same_colours + (1 - keep) * images.new_tensor(GREY).expand(3, 3)
     return torch.einsum("nij,njhw->nihw", mix @ turn, images)
 
 
@@ -145,9 +169,10 @@ def gaussian_blur(
     """Each image with its own sigma, in pixels; at the edges the weights inside sum to 1."""
 
     def weights(size: int) -> Float[Tensor, "n size size"]:
-        place = torch.arange(size)
+        place = torch.arange(size, device=sigma.device)
         distance = (place[:, None] - place) / sigma[:, None, None]
-        return torch.softmax(-distance.square() / 2, dim=-1)
+        share = torch.softmax(-distance.square() / 2, dim=-1)
+        return share.masked_fill_(share < 1e-12, 0)  # processors multiply 1e-40 ten times slower
 
     rows, columns = weights(images.shape[2]), weights(images.shape[3])
     return rows[:, None] @ images @ columns.transpose(1, 2)[:, None]

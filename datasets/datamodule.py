@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jepa.seeds import generator
 
-from .augmented_views import ViewBatches, Views
+from .augmented_views import ViewBatch, ViewBatches, Views
 from .batch_loaders import EvaluationLoader, TrainLoader
 from .clip_loaders import TrainClipBatches
 from .clips import ClipSet, InMemoryClips
@@ -244,14 +244,25 @@ class ImageDataModule(DataModule[ImageSet]):
         self, *, start: Callable[[], int] = lambda: 0, rank: int = 0, world_size: int = 1
     ) -> TrainLoader:
         """Training batches of one process, from step `start()` on: see `TrainBatches`, or
-        `ViewBatches` where there are views."""
+        `ViewBatches` where there are views. For a trainer's accelerator these leave it to
+        `on_after_batch_transfer` to change colours and sharpness."""
         batches = self.train_batches(rank=rank, world_size=world_size)
+        if self.views is not None:
+            trainer = self.trainer
+            later = trainer is not None and trainer.strategy.root_device.type != "cpu"
+            batches = ViewBatches(batches, self.views, later=later)
         return TrainLoader(
-            batches if self.views is None else ViewBatches(batches, self.views),
+            batches,
             start=start,
             workers=self.workers,
             max_unreadable=self.max_unreadable,
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """On the device: what views still want."""
+        if isinstance(batch, ViewBatch) and self.views is not None:
+            return batch.done(self.views)
+        return batch
 
     def train_batches(self, **options: Any) -> TrainBatches:
         """See `TrainBatches`, which takes the options."""

@@ -11,8 +11,10 @@ from torchvision.transforms.v2 import functional as F
 
 from jepa.datasets.augmented_views import (
     GREY,
+    ViewBatches,
     Views,
     distorted,
+    distortions,
     gaussian_blur,
     luminance,
     recoloured,
@@ -97,7 +99,7 @@ def test_files_are_read_once_and_named_when_unreadable(tmp_path):
 
 def changed(images, **options):
     views = Views(**STILL | {"jittered": 1.0, "greyed": 0.0, "blurred": 0.0} | options)
-    return distorted(images, range(len(images)), views)
+    return distorted(images, distortions(range(len(images))), views)
 
 
 def test_brightness_is_a_factor_uniform_around_one():
@@ -173,3 +175,22 @@ def test_blur_is_a_normalised_gaussian():
 def test_nonsense_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         Views(**bad)
+
+
+def test_what_is_left_to_the_device_is_what_was_left_out():
+    batches = module(channels=3).train_loader().batches
+    later = ViewBatches(batches.batches, batches.views, later=True)[3]
+    plain = module(channels=3, views=NOTHING).train_loader().batches[3]
+    assert torch.equal(later.views, plain.views)
+    done = later.done(batches.views)
+    assert done.undone is None
+    assert torch.equal(done.views, batches[3].views)
+    assert not torch.equal(done.views, later.views)
+
+
+def test_blur_leaves_no_numbers_that_processors_are_slow_at():
+    spike = torch.zeros(20, 1, 40, 40)
+    spike[..., 20, 20] = 255
+    out = gaussian_blur(spike, torch.linspace(0.1, 2.0, 20))
+    assert ((out == 0) | (out > 1e-30)).all()
+    torch.testing.assert_close(out.sum(dim=(1, 2, 3)), torch.full((20,), 255.0))

@@ -15,11 +15,12 @@ import accelerator
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Callback
+from pytorch_lightning import Callback, Trainer
 from tensordict import TensorDict
 
 from jepa import diagnostics
 from jepa.byol import BYOL
+from jepa.datasets.augmented_views import ViewBatch, ViewBatches
 from jepa.dense import Dense, DenseJEPA
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder, Normalize
@@ -73,9 +74,10 @@ from jepa.supervised import Supervised
 from jepa.training import Optimisation, Pretraining
 from jepa.vicreg import VICReg
 
-sys.path.append(str(Path(__file__).parent.parent / "recipes"))
+sys.path += [str(Path(__file__).parent.parent / room) for room in ("recipes", "datasets")]
 import small_run
 import test_agent
+import test_augmented_views
 import test_clip_road
 import test_rooms
 import test_task
@@ -512,6 +514,39 @@ def test_slow_features_and_readouts():
         return LinearReadout.fit(latents, truth)(latents), projection.units.square()
 
     alike(found, close=1e-3)
+
+
+def test_views_are_finished_there(tmp_path, monkeypatch):
+    data, done, undone = test_augmented_views.module(channels=3), ViewBatch.done, []
+    whole = data.train_loader().batches
+    batch = ViewBatches(whole.batches, whole.views, later=True)[0]
+    there = batch._replace(views=batch.views.to(THERE), undone=batch.undone.to(THERE))
+    found = there.done(whole.views).views
+    assert found.device == THERE
+    assert (found.cpu().int() - whole[0].views).abs().max() <= 1  # halves may be rounded either way
+
+    def seen(self, views):
+        undone.append((self.views.device, self.undone is not None))
+        return done(self, views)
+
+    monkeypatch.setattr(ViewBatch, "done", seen)
+    torch.manual_seed(0)
+    encoder = VisionTransformer(image_size=12, patch_size=4, channels=3, dim=12, depth=1, heads=2)
+    learning = Pretraining(
+        model=VICReg(encoder, projector=(8,)),
+        normalize=Normalize((0.5,) * 3, (0.2,) * 3),
+        optimisation=Optimisation(steps=2),
+    )
+    Trainer(
+        accelerator="elsewhere",
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    ).fit(learning, datamodule=data)
+    assert undone == [(THERE, True)] * 2
 
 
 class Stopped(Callback):
