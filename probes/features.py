@@ -81,9 +81,9 @@ def random_encoder(like: FrozenEncoder, seed: int = 0) -> FrozenEncoder:
         )
     with seeds.weights(seed, "random_encoder"):
         fresh = type(like.encoder)(**config)
-    fresh.to(_device(like))
     mean, std = like.normalize.mean, like.normalize.std
-    return FrozenEncoder(fresh, mean=mean, std=std, name="random_encoder")
+    made = FrozenEncoder(fresh, mean=mean, std=std, name="random_encoder")
+    return made.to(device_of(like))
 
 
 def poolings_of(encoder: Encoder) -> dict[str, tuple[str, ...]]:
@@ -139,7 +139,7 @@ def pooled(
     wanted = layers_of(encoder, poolings)
     grid_of = getattr(encoder, "grid", None)
     layers = sorted({layer for names in wanted.values() for layer in names})
-    device = _device(encoder)
+    device = device_of(encoder)
     for batch in batches:
         half = precision == "bfloat16"
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
@@ -226,6 +226,7 @@ def extract(
     return kept(Path(cache) / key, manifest, loader, compute, also={"name": encoder.name})
 
 
-def _device(encoder: Encoder) -> torch.device:
+def device_of(encoder: Encoder) -> torch.device:
+    """Where its weights are; the processor, for an encoder without any."""
     weights = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
     return next((w.device for w in weights), torch.device("cpu"))

@@ -18,7 +18,7 @@ from jepa.seeds import derive
 from .attentive_probe import AttentiveProbe
 from .clustering import cluster
 from .evaluate import fit_and_score, int32
-from .features import TOKENS, Encoder, FeatureTable, pooled
+from .features import TOKENS, Encoder, FeatureTable, device_of, pooled
 from .intervals import Interval, bootstrap, jackknife, wilson
 from .linear import LinearProbe
 from .low_shot import SHOTS, Shots, low_shot
@@ -93,7 +93,7 @@ def examine(
     corrupted: Mapping[str, Iterable] | None = None,
     seed: int = 0,
 ) -> Findings:
-    """The chosen probes of an encoder.
+    """The chosen probes of an encoder; those that are trained are so where the encoder is.
 
     The metrics are, by probe (all on test images; the poolings see `poolings_of`):
 
@@ -130,13 +130,16 @@ def examine(
         {k: v for k, v in scores.predicted.items() if k in probes},
         choices if both else {},
     )
-    best = scores.chosen.get("linear", "last")
+    best, device = scores.chosen.get("linear", "last"), str(device_of(encoder))
     if "mlp" in probes:
-        mlp = MLPProbe(random_state=int32(seed))
+        mlp = MLPProbe(random_state=int32(seed), device=device)
         _classify("mlp", mlp, train.features[best], test.features[best], tables, found)
     if "attentive" in probes:
         attentive = AttentiveProbe(
-            learning_rates=(3e-3, 1e-3, 3e-4), weight_decays=(0.01, 0.1), random_state=int32(seed)
+            learning_rates=(3e-3, 1e-3, 3e-4),
+            weight_decays=(0.01, 0.1),
+            device=device,
+            random_state=int32(seed),
         )
         _classify("attentive", attentive, train.features[TOKENS], test.features[TOKENS],
                   tables, found)  # fmt: skip

@@ -15,11 +15,13 @@ from jepa.files import atomic_path
 from jepa.frozen import FrozenEncoder
 
 from ..datasets.datamodule import ImageDataModule
-from ..probes.features import Encoder, RawPixels, random_encoder
+from ..probes.features import Encoder, Precision, RawPixels, device_of, random_encoder
 from ..probes.suite import QUICK, Probe
 from .comparison import as_csv, as_document, as_markdown, columns, headlines, paired_tests
 from .comparison_page import comparison_page
+from .fit import ON_ONE, Hardware
 from .measuring import Cell, measure_cell, read_cell
+from .probe import one_device
 from .results import write_result
 
 RAW, RANDOM = "raw_pixels", "random_encoder"
@@ -57,6 +59,7 @@ def compare(
     probes: tuple[Probe, ...] = (*QUICK, "corruptions"),
     reference: str | None = None,
     pretrained: bool = True,
+    hardware: Hardware = ON_ONE,
     name: str = "comparison",
     seed: int = 0,
 ) -> None:
@@ -75,10 +78,11 @@ def compare(
         probes: as in `jepa probe`; what a probe folder lacks stays empty.
         reference: the encoder that the others are tested against; None: the first.
         pretrained: for timm names, with their published weights.
+        hardware: as in `jepa probe`.
         name: of the recipe, in results.
         seed: of the held-out splits, of every draw, and of random weights.
     """
-    began = time.monotonic()
+    began, device = time.monotonic(), one_device(hardware)
     cells = taken_over(probed or [])
     named = by_name(encoders or [])
     images = named_images(data or [])
@@ -87,7 +91,8 @@ def compare(
             "give encoders and images, e.g. --encoders='[runs/a, raw_pixels]' "
             "--data='[photographs]', or finished folders of jepa probe, e.g. --probed='[runs/p]'"
         )
-    cells |= measured(out, opened(named, pretrained, seed), images, probes, seed)
+    encoders_there = opened(named, pretrained, seed, device)
+    cells |= measured(out, encoders_there, images, probes, seed, hardware.feature_precision())
     if reference is not None and reference not in columns(cells):
         raise ValueError(f"no encoder {reference!r}: the reference is one of {columns(cells)}")
     reference = reference or columns(cells)[0]
@@ -138,10 +143,12 @@ def name_of(source: str) -> str:
     return source.rstrip("/").replace(":", "/").rpartition("/")[2].replace("-", "_")
 
 
-def opened(named: Mapping[str, str], pretrained: bool, seed: int) -> dict[str, Encoder]:
-    """The encoders, loaded: what cannot be read fails before anything is measured."""
+def opened(
+    named: Mapping[str, str], pretrained: bool, seed: int, device: torch.device
+) -> dict[str, Encoder]:
+    """The encoders, loaded to the device: what cannot be read fails before anything is measured."""
     loaded: dict[str, Encoder] = {
-        name: load_frozen_encoder(spec, pretrained=pretrained)
+        name: load_frozen_encoder(spec, pretrained=pretrained).to(device)
         for name, spec in named.items()
         if spec not in (RAW, RANDOM)
     }
@@ -162,6 +169,7 @@ def measured(
     images: Mapping[str, Images],
     probes: Sequence[Probe],
     seed: int,
+    precision: Precision,
 ) -> dict[tuple[str, str], Cell]:
     """Every encoder on every set, in cells/<images>/<encoder>, one after the other."""
     cells: dict[tuple[str, str], Cell] = {}
@@ -186,6 +194,7 @@ def measured(
             labelled=images[place].labelled,
             seed=seed,
             cache=out / "features",
+            precision=precision,
         )
         took = time.monotonic() - began
         if took > 1:  # what was there already tells nothing about what is left
@@ -214,7 +223,7 @@ def check_fit(encoder: Encoder, data: ImageDataModule, what: str) -> None:
     """Encodes one image, so that what does not fit fails before anything is measured."""
     (batch,) = data.evaluation_loader("test", rows=torch.tensor([0]))
     try:
-        encoder.layers(batch.images, encoder.layer_names[-1:])
+        encoder.layers(batch.images.to(device_of(encoder)), encoder.layer_names[-1:])
     except (ValueError, RuntimeError, AssertionError) as error:
         size = f"{data.channels} x {data.image_size} x {data.image_size}"
         raise ValueError(

@@ -76,6 +76,10 @@ class Hardware:
             return "bf16-mixed" if fast_bfloat16(self.accelerator) else "32-true"
         return "bf16-mixed" if self.precision == "bf16" else "32-true"
 
+    def feature_precision(self) -> Literal["bfloat16", "float32"]:
+        """The probes' name of the precision."""
+        return "bfloat16" if self.lightning_precision() == "bf16-mixed" else "float32"
+
     def device(self) -> torch.device:
         """The first of the devices."""
         return Fabric(accelerator=self.accelerator, devices=1).device
@@ -89,6 +93,9 @@ class Hardware:
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
         )
+
+
+ON_ONE = Hardware(precision="float32")  # where frozen features are computed
 
 
 def fast_bfloat16(accelerator: str) -> bool:

@@ -27,7 +27,16 @@ from ..datasets.corruptions import KINDS, SEVERITIES, Corruption, corrupted
 from ..datasets.datamodule import ImageDataModule
 from ..datasets.images import Split
 from ..datasets.loaders import TrainBatches
-from ..probes.features import GRID, TOKENS, Encoder, RawPixels, extract, poolings_of, random_encoder
+from ..probes.features import (
+    GRID,
+    TOKENS,
+    Encoder,
+    Precision,
+    RawPixels,
+    extract,
+    poolings_of,
+    random_encoder,
+)
 from ..probes.suite import Findings, Probe, Tables, draw, examine
 from .pictures import Pictures, read_pictures, save_pictures
 from .results import Measured
@@ -65,8 +74,10 @@ def tables_of(
     *,
     labelled: int | None,
     cache: Path,
+    precision: Precision = "float32",
 ) -> Tables:
-    """Feature tables of training and test images, in one pass over each."""
+    """Feature tables of training and test images, in one pass over each, computed where the
+    encoder is."""
     poolings = [*poolings_of(encoder), *([GRID] if isinstance(encoder, FrozenEncoder) else [])]
     if "attentive" in probes:
         poolings.append(TOKENS)
@@ -75,7 +86,15 @@ def tables_of(
     def table(split: Split, rows: Tensor | None) -> Any:
         loader = data.evaluation_loader(split, rows=rows)
         known = data.images(split).fingerprint
-        return extract(encoder, loader, poolings, cache=cache, data=known, progress=True)
+        return extract(
+            encoder,
+            loader,
+            poolings,
+            cache=cache,
+            data=known,
+            precision=precision,
+            progress=True,
+        )
 
     return Tables(table("train", rows), table("test", None), groups)
 
@@ -162,7 +181,12 @@ class Cell:
 
 
 def about(
-    encoder: Encoder, data: ImageDataModule, *, labelled: int | None, seed: int
+    encoder: Encoder,
+    data: ImageDataModule,
+    *,
+    labelled: int | None,
+    seed: int,
+    precision: Precision = "float32",
 ) -> dict[str, Any]:
     """What a cell's numbers depend on, apart from the choice of probes; goes into JSON."""
     return {
@@ -176,6 +200,7 @@ def about(
         "test": data.images("test").fingerprint,
         "classes": data.images("test").classes,
         "seed": seed,
+        "precision": precision,
     }
 
 
@@ -188,13 +213,14 @@ def measure_cell(
     labelled: int | None,
     seed: int,
     cache: Path,
+    precision: Precision = "float32",
 ) -> Cell:
     """Measure what is not in the folder yet, and leave `examined.json`, `predictions.npz`,
     `map.npz` and `pictures.npz` there.
 
     A folder of another encoder (trained again, say) or of other images is measured anew.
     """
-    of = about(encoder, data, labelled=labelled, seed=seed)
+    of = about(encoder, data, labelled=labelled, seed=seed, precision=precision)
     known = read_cell(folder) if (folder / "examined.json").is_file() else None
     if known and known.about != of:
         log.warning("%s was of another encoder or other images: it is measured anew", folder)
@@ -204,7 +230,7 @@ def measure_cell(
     if known and not missing:
         return known
     began = time.monotonic()
-    tables = tables_of(encoder, data, missing, labelled=labelled, cache=cache)
+    tables = tables_of(encoder, data, missing, labelled=labelled, cache=cache, precision=precision)
     found = examined(encoder, data, tables, missing, seed=seed)
     if known is None:
         rows = draw(len(tables.test.labels), MAPPED, seed, "map")

@@ -178,6 +178,7 @@ def pretrain(
         save_pictures(out / "pictures.npz", frozen, data, masks, seed)
     if not probe:
         return
+    frozen.to(hardware.device())
     if data:
         metrics, baselines = measure(frozen, data, **measured)
     else:
@@ -190,6 +191,7 @@ def pretrain(
             "single_frame",
             seed,
         )
+        flat = flat and flat.to(hardware.device())
         metrics, baselines = measure_clips(frozen, measured_on, clip_probes, flat, **measured)
         metrics["pretraining_minutes"] = exactly(trained / 60)
     seconds = time.monotonic() - began

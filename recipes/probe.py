@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from jepa.checkpoint import load_frozen_encoder
 from jepa.frozen import FrozenEncoder
 from jepa.official import NOMINAL_FRAMES
@@ -12,6 +14,7 @@ from jepa.official import NOMINAL_FRAMES
 from ..datasets.datamodule import ImageDataModule
 from ..probes.evaluate import evaluate_tables
 from ..probes.suite import QUICK, Probe
+from .fit import ON_ONE, Hardware
 from .measuring import baselines_of, measure_cell, tables_of
 from .results import Measured, rows_of, shown, write_result
 
@@ -27,6 +30,7 @@ def probe(
     frames: int = NOMINAL_FRAMES,
     pretrained: bool = True,
     labelled: int | None = None,
+    hardware: Hardware = ON_ONE,
     name: str = "probe",
     seed: int = 0,
 ) -> None:
@@ -47,13 +51,16 @@ def probe(
         frames: length of the clips that an official V-JEPA with added positions was trained on.
         pretrained: for timm names, with their published weights.
         labelled: training images, drawn at random, whose labels the probes see; None: all.
+        hardware: the device and the precision of features, and where probes are trained; one
+            device. Several share the work of `jepa features`.
         name: of the recipe, in results.
         seed: of the held-out splits, of every draw, and of the random baseline.
     """
     began = time.monotonic()
+    device = one_device(hardware)
     frozen = load_frozen_encoder(
         encoder, architecture=architecture, heads=heads, frames=frames, pretrained=pretrained
-    )
+    ).to(device)
     data = data or ImageDataModule()
     check_channels(frozen, data)
     metrics: dict[str, Measured] = {}
@@ -67,6 +74,7 @@ def probe(
             labelled=labelled,
             seed=seed,
             cache=out / "features",
+            precision=hardware.feature_precision(),
         )
         metrics |= {f"{prefix}/{k}".lstrip("/"): value for k, value in cell.metrics.items()}
     own, below = apart(metrics, tuple(f"{prefix}/" for prefix in baselines))
@@ -75,6 +83,17 @@ def probe(
         out, recipe=name, seed=seed, seconds=seconds, metrics=own, baselines=below
     )
     print_rows(rows_of(result))
+
+
+def one_device(hardware: Hardware) -> torch.device:
+    """Raises ValueError for several, and sets the threads."""
+    if hardware.devices * hardware.nodes > 1:
+        raise ValueError(
+            "probing works on one device; several share the work of `jepa features`. Got "
+            f"{hardware.devices} devices on {hardware.nodes} nodes"
+        )
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    return hardware.device()
 
 
 def measure(

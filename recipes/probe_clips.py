@@ -20,7 +20,7 @@ from ..datasets.clips import ClipSet
 from ..datasets.images import Split
 from ..datasets.transforms import eval_transform
 from ..probes.attentive_probe import AttentiveProbe, AttentiveRegressor
-from ..probes.features import TOKENS, Encoder, extract, poolings_of, random_encoder
+from ..probes.features import TOKENS, Encoder, device_of, extract, poolings_of, random_encoder
 from ..probes.frames import FrameByFrame, MiddleFrame
 from ..probes.intervals import wilson
 from ..probes.knn import KNNProbe
@@ -97,7 +97,8 @@ def measure_clips(
     rows, groups = sample_of(data, labelled)
     metrics: dict[str, Measured] = {}
     for prefix, encoder in encoders.items():
-        found = probed(tables_of(encoder, data, rows, groups, cache), probes, seed)
+        known = tables_of(encoder, data, rows, groups, cache)
+        found = probed(known, probes, seed, str(device_of(frozen)))
         metrics |= {f"{prefix}{name}": value for name, value in found.items()}
     return apart(metrics, tuple(encoders)[1:])
 
@@ -139,7 +140,7 @@ def tables_of(
     )
 
 
-def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
+def probed(known: Known, probes: ClipProbes, seed: int, device: str) -> dict[str, Measured]:
     """Every probe on one encoder's tables; penalties, rates and poolings are chosen on held-out
     training clips."""
     state = seeds.derive(seed, "held_out") % 2**32
@@ -158,7 +159,7 @@ def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
     best = max(pooled, key=lambda name: max(linear[name].held_out_.values(), default=0.0))
     found[f"{top1}/linear"] = accuracy(linear[best], best)
     found[f"{top1}/knn"] = accuracy(KNNProbe().fit(np.asarray(known.train[best]), y), best)
-    attentive = AttentiveProbe(**probes.attentive(state))
+    attentive = AttentiveProbe(**probes.attentive(state), device=device)
     attentive.fit(known.train[TOKENS], y, known.groups)
     found[top1] = accuracy(attentive, TOKENS)
     for target in probes.targets:
@@ -170,7 +171,7 @@ def probed(known: Known, probes: ClipProbes, seed: int) -> dict[str, Measured]:
         best = max(pooled, key=lambda name: max(ridges[name].held_out_.values(), default=0.0))
         said = ridges[best].predict(np.asarray(known.test[best]))
         found[f"{target}_r2/linear"] = r2_interval(test_truth, said, seed=seed)._asdict()
-        regressor = AttentiveRegressor(**probes.attentive(state))
+        regressor = AttentiveRegressor(**probes.attentive(state), device=device)
         regressor.fit(known.train[TOKENS], truth, known.groups)
         said = np.asarray(regressor.predict(known.test[TOKENS]), dtype=np.float64)
         found[f"{target}_r2"] = r2_interval(test_truth, said, seed=seed)._asdict()

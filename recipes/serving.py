@@ -22,9 +22,7 @@ from ..datasets.transforms import eval_transform
 from ..probes.features import Precision, pooled
 from ..probes.search_index import Kind, SearchIndex, build_index
 from ..probes.shards import ROWS, ShardedTable, make_shards
-from .fit import Hardware
-
-ON_ONE = Hardware(precision="float32")
+from .fit import ON_ONE, Hardware
 
 
 def features(
@@ -81,7 +79,7 @@ def features(
         shard_rows=shard_rows,
         workers=min(8, os.cpu_count() or 1) if workers is None else workers,
         max_unreadable=max_unreadable,
-        precision="bfloat16" if hardware.lightning_precision() == "bf16-mixed" else "float32",
+        precision=hardware.feature_precision(),
     )
     fabric.launch(share)
     if not fabric.is_global_zero:

@@ -20,6 +20,7 @@ from tensordict import TensorDict
 
 from jepa import diagnostics
 from jepa.byol import BYOL
+from jepa.checkpoint import save_encoder
 from jepa.datasets.augmented_views import ViewBatch, ViewBatches
 from jepa.dense import Dense, DenseJEPA
 from jepa.encoder import VisionTransformer
@@ -587,6 +588,26 @@ def test_commands(command, tmp_path, monkeypatch, capsys):
     given.write_text(json.dumps(COMMANDS[command] | {"hardware": hardware}))
     arguments = [f"--config={given}", f"--out={tmp_path / 'run'}"]
     assert main([command, *arguments]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_probing_finds_the_same_there(precision, tmp_path, capsys):
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, FrozenEncoder(images(), mean=[0.5] * 3, std=[0.2] * 3))
+    data = small_run.made_images(tmp_path / "images")
+    given = [f"--encoder={path}", f"--data.source=folder:{data}", "--data.image_size=24"]
+    given += ["--data.workers=0", "--probes=[linear,mlp]"]
+    found = {}
+    for name in ("cpu", "elsewhere"):
+        there = [f"--hardware.accelerator={name}", f"--hardware.precision={precision}"]
+        out = tmp_path / name
+        assert main(["probe", *given, *there, f"--out={out}"]) == 0, capsys.readouterr().err
+        result = json.loads((out / "result.json").read_text())
+        found[name] = result["metrics"]["linear_top1"]["value"]
+    assert found["cpu"] == pytest.approx(found["elsewhere"], abs=0.05)
+    several = ["--hardware.devices=2", f"--out={tmp_path / 'several'}"]
+    assert main(["probe", *given, *several]) == 1
+    assert "one device" in capsys.readouterr().err
 
 
 def test_tasks_are_played_there_and_simulators_here(tmp_path, monkeypatch):
