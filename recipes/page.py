@@ -209,15 +209,19 @@ def code(text: str) -> Html:
 
 
 def numbers(groups: Iterable[Sequence[tuple[str, str, Measured]]]) -> Html:
-    """A table of groups of (name, explanation, number); a group's first row is ours."""
+    """A table of groups of (name, explanation, number); a group's first row is ours.
+
+    Bars stand where all numbers of a group may be shares.
+    """
     rows = []
     for group in groups:
+        shares = all(0 <= number["value"] <= 1 for *_, number in group)
         for i, (name, words, number) in enumerate(group):
             value, _, interval = shown(number).partition(" ")
             rows.append(
                 f'<tr class="{"base" if i else "ours"}"><th scope="row">{escape(name)}'
                 f" <small>{escape(words)}</small></th><td>{value}</td>"
-                f"<td>{interval.strip('()')}</td><td>{bar(number)}</td></tr>"
+                f"<td>{interval.strip('()')}</td><td>{bar(number) if shares else ''}</td></tr>"
             )
     head = "".join(
         f'<th scope="col">{word}</th>' for word in ("number", "value", "95 % interval", "")

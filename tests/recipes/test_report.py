@@ -220,3 +220,9 @@ def test_bars_run_from_0_to_1():
     drawn = page.bar(measured(0.5, 0.25, 0.75))
     assert "width:50.00%" in drawn
     assert "left:25.00%;width:50.00%" in drawn
+
+
+def test_no_bars_where_one_of_those_compared_is_no_share():
+    near, far, share = measured(0.4, 0.3, 0.5), measured(1.6, 1.4, 1.8), measured(0.9, 0.8, 1.0)
+    apart = [[("distance", "", near), ("random", "", far)], [("success", "", share)]]
+    assert page.numbers(apart).count('class="bar"') == 1
