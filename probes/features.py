@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -227,6 +228,8 @@ def extract(
 
 
 def device_of(encoder: Encoder) -> torch.device:
-    """Where its weights are; the processor, for an encoder without any."""
-    weights = encoder.parameters() if isinstance(encoder, torch.nn.Module) else ()
+    """Where its weights are, or what normalises its pixels; else the processor."""
+    if not isinstance(encoder, torch.nn.Module):
+        return torch.device("cpu")
+    weights = itertools.chain(encoder.parameters(), encoder.buffers())
     return next((w.device for w in weights), torch.device("cpu"))

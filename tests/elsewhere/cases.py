@@ -65,7 +65,7 @@ from jepa.planning.uncertain import Expected, Uncertainty
 from jepa.predictor import Predictor
 from jepa.probes.attentive_probe import AttentiveProbe
 from jepa.probes.dense import DenseProbe
-from jepa.probes.features import extract
+from jepa.probes.features import device_of, extract
 from jepa.probes.linear_sgd import LinearSGDProbe
 from jepa.probes.mlp import MLPProbe
 from jepa.recipes.cli import main
@@ -588,6 +588,24 @@ def test_commands(command, tmp_path, monkeypatch, capsys):
     given.write_text(json.dumps(COMMANDS[command] | {"hardware": hardware}))
     arguments = [f"--config={given}", f"--out={tmp_path / 'run'}"]
     assert main([command, *arguments]) == 0, capsys.readouterr().err
+
+
+class Graph(torch.nn.Module):
+    """An encoder without weights, which computes on the processor, as those of ONNX files do."""
+
+    layer_names = ("norm",)
+
+    def layers(self, pixels, names):
+        return {"norm": pixels.cpu().flatten(2)}
+
+
+def test_graphs_are_given_pixels_that_were_normalised_there():
+    graph = FrozenEncoder(Graph(), mean=[0.5] * 3, std=[0.2] * 3).to(THERE)
+    assert device_of(graph) == THERE
+    pixels = drawn(2, 3, 8, 8)
+    table = extract(graph, [(pixels, torch.arange(2))], ("last",))
+    truth = ((pixels - 0.5) / 0.2).flatten(2).mean(dim=1)
+    torch.testing.assert_close(torch.from_numpy(table.features["last"]), truth)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
