@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning_fabric import Fabric
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy
 
@@ -32,6 +31,7 @@ from jepa.resume import ResumePoint, SafeCheckpointIO
 from jepa.shapes import Grid
 from jepa.sharded import whole
 from jepa.supervised import Supervised
+from jepa.tables import CPU
 from jepa.training import Optimisation, Pretraining
 from jepa.watch import CollapseWatch
 
@@ -81,8 +81,10 @@ class Hardware:
         return "bfloat16" if self.lightning_precision() == "bf16-mixed" else "float32"
 
     def device(self) -> torch.device:
-        """The first of the devices."""
-        return Fabric(accelerator=self.accelerator, devices=1).device
+        """The device of this process, also of one of several that torchrun or SLURM started."""
+        if self.accelerator == "auto":
+            return torch.accelerator.current_accelerator(check_available=True) or CPU
+        return torch.device("cuda" if self.accelerator == "gpu" else self.accelerator)
 
     def lightning_strategy(self) -> str | ModelParallelStrategy:
         """Lightning's strategy, or its name."""

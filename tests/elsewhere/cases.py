@@ -590,6 +590,12 @@ def test_commands(command, tmp_path, monkeypatch, capsys):
     assert main([command, *arguments]) == 0, capsys.readouterr().err
 
 
+def test_devices_of_hardware():
+    assert Hardware(accelerator="cpu").device() == HERE
+    assert Hardware(accelerator="elsewhere").device().type == "elsewhere"
+    assert Hardware(accelerator="auto").device().type == "elsewhere"
+
+
 class Graph(torch.nn.Module):
     """An encoder without weights, which computes on the processor, as those of ONNX files do."""
 
