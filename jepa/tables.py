@@ -23,13 +23,16 @@ def shared_table(make: Callable[Arguments, Table]) -> Callable[Arguments, Table]
     `torch.inference_mode`, whose tensors cannot be learnt with later, or in `torch.export`, whose
     tensors have no numbers. torch.compile makes it a part of its graph.
     """
-    kept = functools.lru_cache(maxsize=256)(make)
+
+    @functools.lru_cache(maxsize=256)
+    def kept(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Table:
+        with torch.inference_mode(False), _disable_current_modes():
+            return make(*args, **kwargs)
 
     @functools.wraps(make)
     def table(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Table:
         if torch.compiler.is_dynamo_compiling():
             return make(*args, **kwargs)
-        with torch.inference_mode(False), _disable_current_modes():
-            return kept(*args, **kwargs)
+        return kept(*args, **kwargs)
 
     return table
