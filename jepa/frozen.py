@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from jepa.shapes import Grid
+from jepa.tables import CPU
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,6 +41,14 @@ class Normalize(nn.Module):
         pixels = images if images.is_floating_point() else images.float() / 255
         channels = (-1, *(1,) * (images.ndim - 2))
         return (pixels - self.shift.view(channels)) / self.scale.view(channels)
+
+
+def device_of(model: object, otherwise: torch.device = CPU) -> torch.device:
+    """Where a module's weights are, or else its buffers; `otherwise` for what has neither."""
+    if not isinstance(model, nn.Module):
+        return otherwise
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), otherwise)
 
 
 class FrozenEncoder(nn.Module):

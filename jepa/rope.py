@@ -32,9 +32,9 @@ class Rope(NamedTuple):
         """The rows of the tokens `index`, of each sample: [B, K, d]."""
         return Rope(self.cos[index], self.sin[index])
 
-    def to(self, kind: Tensor | torch.device | torch.dtype) -> Rope:
-        """On a device, or as precise as a type; or both as the tokens that are to be turned."""
-        return Rope(self.cos.to(kind), self.sin.to(kind))
+    def to(self, where: Tensor | torch.device) -> Rope:
+        """On a device; or where the tokens are that are to be turned, and as precise as they."""
+        return Rope(self.cos.to(where), self.sin.to(where))
 
 
 @shared_table

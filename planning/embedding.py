@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from jepa.frozen import FrozenEncoder
+from jepa.frozen import FrozenEncoder, device_of
 from jepa.shapes import Grid
 
 
@@ -183,7 +183,7 @@ def features_of(
     embedding: Embedding, observations: Shaped[Tensor, "n *O"], batch: int = 256
 ) -> Shaped[Tensor, "n *F"]:
     """The fixed part of all observations, where these are; computed where the embedding is."""
-    device = device_of(embedding, observations)
+    device = device_of(embedding, observations.device)
     return each_batch(lambda some: embedding.features(some.to(device)), observations, batch)
 
 
@@ -192,14 +192,8 @@ def latents_of(
     embedding: Embedding, features: Shaped[Tensor, "n *F"], batch: int = 256
 ) -> Float[Tensor, "n D"]:
     """Latents of all features, where these are; computed where the embedding is."""
-    device = device_of(embedding, features)
+    device = device_of(embedding, features.device)
     return each_batch(lambda some: embedding(some.to(device)).float(), features, batch)
-
-
-def device_of(embedding: Embedding, rows: Tensor) -> torch.device:
-    """Where the embedding's weights are; without any, where the rows are."""
-    weights = (*embedding.parameters(), *embedding.buffers())
-    return weights[0].device if weights else rows.device
 
 
 def each_batch(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepa import seeds
-from jepa.frozen import FrozenEncoder
+from jepa.frozen import FrozenEncoder, device_of
 from jepa.shapes import Grid
 
 from .tables import FeatureTable, Numbered, kept, table_of
@@ -225,11 +224,3 @@ def extract(
         raise ValueError("a cached table is keyed by its data: give data=<fingerprint> too")
     key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:24]
     return kept(Path(cache) / key, manifest, loader, compute, also={"name": encoder.name})
-
-
-def device_of(encoder: Encoder) -> torch.device:
-    """Where its weights are, or what normalises its pixels; else the processor."""
-    if not isinstance(encoder, torch.nn.Module):
-        return torch.device("cpu")
-    weights = itertools.chain(encoder.parameters(), encoder.buffers())
-    return next((w.device for w in weights), torch.device("cpu"))

@@ -13,12 +13,13 @@ from jaxtyping import Float, Int64
 from sklearn.base import BaseEstimator
 
 from jepa.diagnostics import alignment, alpha_req, covariance_spectrum, lidar, rankme, uniformity
+from jepa.frozen import device_of
 from jepa.seeds import derive
 
 from .attentive_probe import AttentiveProbe
 from .clustering import cluster
 from .evaluate import fit_and_score, int32
-from .features import TOKENS, Encoder, FeatureTable, device_of, pooled
+from .features import TOKENS, Encoder, FeatureTable, pooled
 from .intervals import Interval, bootstrap, jackknife, wilson
 from .linear import LinearProbe
 from .low_shot import SHOTS, Shots, low_shot

@@ -12,10 +12,10 @@ import torch
 from jepa.checkpoint import load_frozen_encoder
 from jepa.encoder import VisionTransformer
 from jepa.files import atomic_path
-from jepa.frozen import FrozenEncoder
+from jepa.frozen import FrozenEncoder, device_of
 
 from ..datasets.datamodule import ImageDataModule
-from ..probes.features import Encoder, Precision, RawPixels, device_of, random_encoder
+from ..probes.features import Encoder, Precision, RawPixels, random_encoder
 from ..probes.suite import QUICK, Probe
 from .comparison import as_csv, as_document, as_markdown, columns, headlines, paired_tests
 from .comparison_page import comparison_page

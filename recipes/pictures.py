@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from jepa import seeds
 from jepa.files import read_arrays, write_arrays
-from jepa.frozen import FrozenEncoder
+from jepa.frozen import FrozenEncoder, device_of
 from jepa.masks import MultiBlockMasks
 from jepa.masks_reference import ReferenceMultiBlockMasks
 from jepa.shapes import Grid, Masks
@@ -142,9 +142,7 @@ def seen(
 def features_of(encoder: Encoder, images: UInt8[Tensor, "B C H W"]) -> Float32[Tensor, "B N D"]:
     """Patch features of the last layer, computed where the encoder is."""
     last = encoder.layer_names[-1]
-    if isinstance(encoder, FrozenEncoder):
-        images = images.to(encoder.normalize.shift.device)
-    return encoder.layers(images, [last])[last].float().cpu()
+    return encoder.layers(images.to(device_of(encoder)), [last])[last].float().cpu()
 
 
 def position_means(tokens: Float32[Tensor, "n N D"]) -> tuple[Float32[Tensor, "N D"], float]:

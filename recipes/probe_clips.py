@@ -13,14 +13,14 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from jepa import seeds
-from jepa.frozen import FrozenEncoder
+from jepa.frozen import FrozenEncoder, device_of
 
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.clips import ClipSet
 from ..datasets.images import Split
 from ..datasets.transforms import eval_transform
 from ..probes.attentive_probe import AttentiveProbe, AttentiveRegressor
-from ..probes.features import TOKENS, Encoder, device_of, extract, poolings_of, random_encoder
+from ..probes.features import TOKENS, Encoder, extract, poolings_of, random_encoder
 from ..probes.frames import FrameByFrame, MiddleFrame
 from ..probes.intervals import wilson
 from ..probes.knn import KNNProbe

@@ -24,7 +24,7 @@ from jepa.checkpoint import save_encoder
 from jepa.datasets.augmented_views import ViewBatch, ViewBatches
 from jepa.dense import Dense, DenseJEPA
 from jepa.encoder import VisionTransformer
-from jepa.frozen import FrozenEncoder, Normalize
+from jepa.frozen import FrozenEncoder, Normalize, device_of
 from jepa.losses import VarianceCovariance
 from jepa.masks import MultiBlockMasks
 from jepa.masks_video import CausalMasks, MaskGroups, RandomTubeMasks, TubeBlockMasks
@@ -65,7 +65,7 @@ from jepa.planning.uncertain import Expected, Uncertainty
 from jepa.predictor import Predictor
 from jepa.probes.attentive_probe import AttentiveProbe
 from jepa.probes.dense import DenseProbe
-from jepa.probes.features import device_of, extract
+from jepa.probes.features import extract
 from jepa.probes.linear_sgd import LinearSGDProbe
 from jepa.probes.mlp import MLPProbe
 from jepa.recipes.cli import main
