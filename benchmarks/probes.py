@@ -3,8 +3,9 @@
 - The linear probe at one C against scikit-learn's LogisticRegression, on standardised pixels of
   Fashion-MNIST: time, and the objective and test accuracy that each ends at. The time of ours
   includes the standardisation, scikit-learn's does not.
-- Training 20 attentive heads against training one (depth 1, selection not included): one of ours,
-  and one that computes keys and values of every token.
+- Training 20 attentive heads against training one (depth 1): one of ours, and one that computes
+  keys and values of every token. And choosing among 20 by halving, on a held-out fifth, against
+  training one on everything.
 - Extraction (poolings last and last4, to a table on disk) against a bare loop of the encoder's
   forward pass over the same batches in memory; the encoder's fingerprint is part of extraction.
 
@@ -18,6 +19,7 @@ Everything is taken in turns; medians, of ratios too. Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -41,7 +43,9 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.probes.attentive import AttentiveHead
 from jepa.probes.attentive_fit import Fitting, Rate, new_head, train
+from jepa.probes.attentive_probe import LEARNING_RATES, WEIGHT_DECAYS
 from jepa.probes.features import extract
+from jepa.probes.grid_fit import accuracy, held_out_scores, rates_of
 from jepa.probes.linear import LinearProbe
 from jepa.timm_encoder import TimmEncoder
 
@@ -149,6 +153,23 @@ def attentive(samples: int, tokens: int, dim: int, repeats: int) -> Iterator[str
     yield row(
         f"1 attentive head as published, {data}", lambda: epoch([AsPublished(one)]),
         lambda: epoch(grid), repeats, lambda: f"outputs differ by {apart:.0e}",
+    )  # fmt: skip
+    rates = rates_of(LEARNING_RATES, WEIGHT_DECAYS)
+    long = dataclasses.replace(fitting, epochs=10)
+
+    def halving() -> None:
+        held_out_scores(
+            lambda: new_head(dim, 10, dim // 64, 1, long), rates, table, targets,
+            (targets.numpy(), None),
+            loss=F.cross_entropy, score=accuracy, fitting=long, halving=True,
+        )  # fmt: skip
+
+    def alone() -> None:
+        train([one], rates[:1], table, targets, rows, loss=F.cross_entropy, fitting=long)
+
+    yield row(
+        f"1 attentive head, {samples} x {tokens} x {dim} float16, 10 epochs, against choosing "
+        "among 20 by halving", alone, halving, repeats, lambda: "with 5 looks at the held-out rows",
     )  # fmt: skip
 
 

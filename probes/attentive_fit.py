@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -63,6 +64,54 @@ def seeded(build: Callable[[], Head], fitting: Fitting) -> Head:
         return build().to(fitting.device)
 
 
+class Training:
+    """Heads that learn from the same batches: each is read once, and every head learns from it.
+
+    The heads do not influence one another: each has its rates, its loss and its gradient, and one
+    that diverges leaves the others alone. Of several views of a row, one is drawn per epoch.
+    Norms and biases do not decay.
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[nn.Module],
+        rates: Sequence[Rate],
+        table: Float[np.ndarray, "n V N D"],
+        targets: Num[Tensor, "n ..."],
+        rows: Int64[np.ndarray, "m"],
+        *,
+        loss: Loss,
+        fitting: Fitting,
+    ) -> None:
+        self.heads = heads
+        self.steps = fitting.epochs * -(-len(rows) // fitting.batch_size)
+        self._table, self._targets, self._loss, self._fitting = table, targets, loss, fitting
+        self._done, self._batches = 0, enumerate(_order(rows, table.shape[1], fitting))
+        groups = [g for i, rate in enumerate(rates) for g in _decayed(i, heads[i], rate)]
+        self._optimiser = fitting.optimiser(groups)
+
+    def run(self, alive: Sequence[int], until: int) -> None:
+        """Go on to step `until` with these heads alone; the others are left for good."""
+        heads = [self.heads[i] for i in alive]
+        for head in heads:
+            head.train()
+        optimiser, device = self._optimiser, self._fitting.device
+        optimiser.param_groups = [g for g in optimiser.param_groups if g["head"] in alive]
+        with side_by_side(heads) as read:
+            for step, (chosen, views) in islice(self._batches, until - self._done):
+                tokens = _tokens(self._table[chosen, views], device)
+                wanted = self._targets[torch.from_numpy(chosen)].to(device)
+                with _autocast(self._fitting):
+                    outputs = read(tokens)
+                total = torch.stack([self._loss(out.float(), wanted) for out in outputs]).sum()
+                for group in optimiser.param_groups:
+                    group["lr"] = cosine(step, self.steps, group["peak"], 0.0)
+                optimiser.zero_grad()
+                total.backward()
+                optimiser.step()
+        self._done = until
+
+
 def train(
     heads: Sequence[nn.Module],
     rates: Sequence[Rate],
@@ -73,29 +122,9 @@ def train(
     loss: Loss,
     fitting: Fitting,
 ) -> None:
-    """All heads at once: each batch is read once, and every head learns from it.
-
-    The heads do not influence one another: each has its rates, its loss and its gradient, and one
-    that diverges leaves the others alone. Of several views of a row, one is drawn per epoch.
-    Norms and biases do not decay.
-    """
-    for head in heads:
-        head.train()
-    groups = [g for head, rate in zip(heads, rates, strict=True) for g in _decayed(head, rate)]
-    optimiser = fitting.optimiser(groups)
-    steps = fitting.epochs * -(-len(rows) // fitting.batch_size)
-    with side_by_side(heads) as read:
-        for step, (chosen, views) in enumerate(_order(rows, table.shape[1], fitting)):
-            tokens = _tokens(table[chosen, views], fitting.device)
-            wanted = targets[torch.from_numpy(chosen)].to(fitting.device)
-            with _autocast(fitting):
-                outputs = read(tokens)
-            total = torch.stack([loss(output.float(), wanted) for output in outputs]).sum()
-            for group in optimiser.param_groups:
-                group["lr"] = cosine(step, steps, group["peak"], 0.0)
-            optimiser.zero_grad()
-            total.backward()
-            optimiser.step()
+    """All heads to the end; see Training."""
+    training = Training(heads, rates, table, targets, rows, loss=loss, fitting=fitting)
+    training.run(range(len(heads)), training.steps)
 
 
 @torch.no_grad()
@@ -144,11 +173,11 @@ def _autocast(fitting: Fitting) -> torch.autocast:
     return torch.autocast(fitting.device.type, torch.bfloat16, enabled=half)
 
 
-def _decayed(head: nn.Module, rate: Rate) -> list[dict]:
+def _decayed(number: int, head: nn.Module, rate: Rate) -> list[dict]:
     """Matrices with weight decay, vectors without; `peak` is the learning rate at the start."""
     weights = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]
-    common = {"lr": rate.learning_rate, "peak": rate.learning_rate}
+    common = {"lr": rate.learning_rate, "peak": rate.learning_rate, "head": number}
     return [
         {"params": weights, "weight_decay": rate.weight_decay, **common},
         {"params": vectors, "weight_decay": 0.0, **common},

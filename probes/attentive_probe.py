@@ -39,6 +39,7 @@ class _AttentiveEstimator(BaseEstimator):
         heads: int | None = None,
         learning_rates: Sequence[float] = LEARNING_RATES,
         weight_decays: Sequence[float] = WEIGHT_DECAYS,
+        halving: bool = False,
         epochs: int = 20,
         batch_size: int = 64,
         precision: str = "float32",
@@ -49,6 +50,7 @@ class _AttentiveEstimator(BaseEstimator):
         self.heads = heads
         self.learning_rates = learning_rates
         self.weight_decays = weight_decays
+        self.halving = halving
         self.epochs = epochs
         self.batch_size = batch_size
         self.precision = precision
@@ -114,6 +116,7 @@ class _AttentiveEstimator(BaseEstimator):
             loss=loss,
             score=score,
             fitting=fitting,
+            halving=self.halving,
         )
         self.learning_rate_, self.weight_decay_ = best
 
@@ -140,6 +143,10 @@ class AttentiveProbe(ClassifierMixin, _AttentiveEstimator):
             which costs about 70 times more.
         heads: attention heads, which must divide D; None: as many as are at least 64 wide.
         learning_rates, weight_decays: the grid; a single pair is used without holding out.
+        halving: after each of equal parts of the training, five for twenty heads, the half of
+            them that is worse on the held-out rows leaves, until one is left (successive halving,
+            Jamieson & Talwalkar 2016, arXiv:1502.07943): less than half the time. Those that stay
+            learn what they would have learnt; another pair may be chosen (benchmarks/README.md).
         epochs, batch_size: of training. The published 20 epochs are of large sets; below about a
             thousand steps in all, more epochs are better.
         precision: float32, or bfloat16 for autocast.
@@ -149,7 +156,8 @@ class AttentiveProbe(ClassifierMixin, _AttentiveEstimator):
     Attributes:
         head_: the AttentiveHead.
         learning_rate_, weight_decay_: the pair used.
-        held_out_: {(learning_rate, weight_decay): held-out accuracy}; empty for a single pair.
+        held_out_: {(learning_rate, weight_decay): held-out accuracy}, of heads that left when
+            they did; empty for a single pair.
         classes_: sorted labels.
     """
 

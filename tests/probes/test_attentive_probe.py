@@ -8,7 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
-from jepa.probes.attentive_fit import Fitting, Rate, new_head, outputs_of, train
+from jepa.probes.attentive_fit import Fitting, Rate, Training, new_head, outputs_of, train
 from jepa.probes.attentive_probe import AttentiveProbe, AttentiveRegressor, heads_of
 from jepa.probes.linear import LinearProbe
 
@@ -59,6 +59,50 @@ def test_one_pass_for_all_is_a_pass_for_each(depth):
         torch.testing.assert_close(together[i], fitted([rates[i]])[0], atol=2e-4, rtol=2e-4)
     assert (together[0] - together[1]).abs().max() > 0.01
     assert not together[2].isfinite().all(), "the third was to diverge, and to harm nobody"
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_heads_that_stay_learn_what_they_would_have_learnt_and_those_that_leave_nothing(depth):
+    x, y = needle(100, tokens=5)
+    fitting = Fitting(3, 16, "float32", torch.device("cpu"), seed=1)
+    rates = [Rate(3e-3, 0.0), Rate(1e-3, 0.5), Rate(1e-2, 0.0), Rate(3e-4, 0.1)]
+
+    def learning():
+        heads = [new_head(32, 4, 2, depth, fitting) for _ in rates]
+        loss = torch.nn.functional.cross_entropy
+        table, targets, rows = x[:, None], torch.from_numpy(y), np.arange(100)
+        return Training(heads, rates, table, targets, rows, loss=loss, fitting=fitting)
+
+    def weights(training, i):
+        return torch.cat([p.detach().flatten().clone() for p in training.heads[i].parameters()])
+
+    whole, halved = learning(), learning()
+    whole.run(range(4), whole.steps)
+    halved.run(range(4), 7)
+    left = weights(halved, 0)
+    halved.run([3, 1], 14)  # in the order of their scores, as a grid has them
+    halved.run([3], halved.steps)
+    assert torch.equal(weights(halved, 0), left)
+    torch.testing.assert_close(weights(halved, 3), weights(whole, 3), atol=2e-5, rtol=0)
+    assert (weights(halved, 1) - weights(whole, 1)).abs().max() > 1e-4
+    assert (weights(halved, 3) - weights(whole, 1)).abs().max() > 1e-4
+
+
+def test_halving_finds_the_rate_that_the_whole_grid_finds():
+    x, y = needle(500)
+    rates = (1e30, 1e-9, 1e-8, 3e-3, 1e-7)
+    grid = {"learning_rates": rates, "weight_decays": (0.01,), "epochs": 12}
+    whole, halved = AttentiveProbe(**grid).fit(x, y), AttentiveProbe(**grid, halving=True).fit(x, y)
+    assert whole.learning_rate_ == halved.learning_rate_ == 3e-3
+    np.testing.assert_allclose(halved.predict_proba(x), whole.predict_proba(x), atol=1e-6)
+    assert set(halved.held_out_) == set(whole.held_out_)
+    assert halved.held_out_[3e-3, 0.01] == pytest.approx(whole.held_out_[3e-3, 0.01], abs=0.011)
+
+
+def test_halving_with_fewer_steps_than_parts():
+    x, y = needle(80)
+    probe = AttentiveProbe(epochs=1, batch_size=64, halving=True).fit(x, y)
+    assert len(probe.held_out_) == 20
 
 
 def test_the_choice_is_made_on_rows_that_were_not_trained_on():
