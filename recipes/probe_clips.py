@@ -41,6 +41,7 @@ class ClipProbes:
         depth: of the attentive probe; 1 is V-JEPA's, 4 is V-JEPA 2's.
         learning_rates: of the attentive probe's grid, all trained in one pass.
         weight_decays: the other side of that grid.
+        halving: leave the worse half of the grid on the way; see AttentiveProbe.
         epochs: passes over the training clips.
     """
 
@@ -49,6 +50,7 @@ class ClipProbes:
     depth: int = 1
     learning_rates: tuple[float, ...] = (3e-3, 1e-3, 3e-4)
     weight_decays: tuple[float, ...] = (0.01, 0.1)
+    halving: bool = False
     epochs: int = 20
 
     def attentive(self, seed: int) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class ClipProbes:
             "depth": self.depth,
             "learning_rates": self.learning_rates,
             "weight_decays": self.weight_decays,
+            "halving": self.halving,
             "epochs": self.epochs,
             "random_state": seed,
         }
