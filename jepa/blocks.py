@@ -43,7 +43,7 @@ class Block(TimmBlock):
         self, x: Float[Tensor, "B N D"], rope: Rope | None = None, asked: int | None = None
     ) -> Float[Tensor, "B n D"]:
         change = self.attn(self.norm1(x), rope, asked)
-        x = x[:, -change.shape[1] :] + change
+        x = (x if asked is None else x[:, -asked:]) + change
         return x + self.mlp(self.norm2(x))
 
 
