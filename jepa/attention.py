@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from jepa.linear import Linear, fast_product, linear, processor
 from jepa.rope import Rope, split_rows, turned
 
-CACHE = 4 << 20  # bytes of scores that are worked on at a time
+CACHE = 5 << 20  # bytes of scores worked on at a time: a head of 1,568 tokens in bfloat16
 MANY = 16 << 20  # bytes of scores that are too many for one tensor
 LONG = 256  # tokens from which the written-out products pay in float32
 TILES = bool(processor().get("amx_bf16"))  # multiplied at once, by processors that can
