@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepa.frozen import FrozenEncoder, device_of
 from jepa.shapes import Grid
@@ -51,21 +52,27 @@ class FrozenEmbedding(Embedding):
         projection: a module; `LearntProjection` is trained, `SlowFeatures` fitted.
         layer: whose tokens are projected, one of the encoder's `layer_names`; None: its outputs.
             The first ones know better where things are. Raises ValueError for another name.
+        image_size: pixels a side that observations are brought to first; None: as they are.
     """
 
     def __init__(
-        self, encoder: FrozenEncoder, projection: Projection, *, layer: str | None = None
+        self,
+        encoder: FrozenEncoder,
+        projection: Projection,
+        *,
+        layer: str | None = None,
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         if layer is not None and layer not in encoder.layer_names:
             raise ValueError(f"layer is one of {', '.join(encoder.layer_names)}; got {layer!r}")
         self.encoder, self.projection, self.size = encoder, projection, projection.components
-        self.layer = layer
+        self.layer, self.image_size = layer, image_size
 
     @torch.no_grad()
     def features(self, observation: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B *F"]:
         """Tokens, pooled."""
-        images = observation.permute(0, 3, 1, 2)
+        images = resized(observation.permute(0, 3, 1, 2), self.image_size)
         if self.layer is None:
             tokens = self.encoder(images)
         else:
@@ -75,6 +82,15 @@ class FrozenEmbedding(Embedding):
     def forward(self, features: Float[Tensor, "B *F"]) -> Float[Tensor, "B D"]:
         """Latents of pooled tokens."""
         return self.projection.latent(features)
+
+
+def resized(
+    images: UInt8[Tensor, "B C H W"], size: int | None
+) -> UInt8[Tensor, "B C H W"] | Float[Tensor, "B C size size"]:
+    """Images of `size` pixels a side, in [0, 1], for an encoder that was trained on larger ones."""
+    if size is None or images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images.float() / 255, (size, size), mode="bilinear", antialias=True)
 
 
 class LearntProjection(nn.Module):

@@ -32,7 +32,7 @@ from ..planning.readout import NearestReadout
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.intervals import wilson
 from .control import share
-from .embedding import Latent
+from .embedding import GivenEncoder, Latent, sight
 from .fit import Hardware
 from .frame_pretraining import FramePretraining
 from .hierarchy_pictures import save_episode
@@ -132,6 +132,7 @@ def hierarchy(
     out: Path,
     maze: Maze = Maze(),  # noqa: B008
     pretraining: FramePretraining | None = None,
+    encoder: GivenEncoder | None = None,
     experience: Experience = Experience(),  # noqa: B008
     latent: Latent = Latent(),  # noqa: B008
     joint: Joint = Joint(),  # noqa: B008
@@ -151,6 +152,7 @@ def hierarchy(
         out: folder of the run; must be empty unless resuming.
         maze: the world.
         pretraining: as in `rooms`: of a frozen encoder; null: the latent is learnt from pixels.
+        encoder: as in `rooms`.
         experience: what is collected.
         latent: of the lowest level.
         joint: training of the lowest level's embedding together with dynamics.
@@ -166,10 +168,15 @@ def hierarchy(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
-    data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
-    model, latents = learn_world(
-        out, data, pretraining, latent, joint, dynamics, hardware, name, seed
+    seen_by = sight(
+        pretraining,
+        encoder,
+        shape=(maze.size, maze.size, 3),
+        frames=experience.frames,
+        layer=latent.layer,
     )
+    data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
+    model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     uppers = learn_levels(out, with_observations(data, latents), levels, hardware, seed)
     space = action_space_of(TwoRoomsVectorEnv(1, rooms=maze).single_action_space)
     parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}

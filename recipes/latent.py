@@ -30,9 +30,8 @@ from ..planning.projection import SlowFeatures
 from ..planning.rewards import RewardHead, RewardTraining
 from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
-from .embedding import Latent, new_embedding
+from .embedding import Latent, Sight, new_embedding
 from .fit import Hardware
-from .frame_pretraining import FramePretraining
 from .progress import StepProgress
 from .world import stacked
 
@@ -183,7 +182,7 @@ def beside_a_latent(joint: Joint, scales: Scales) -> dict[str, Any]:
 def learn_world(
     out: Path,
     data: Trajectories,
-    pretraining: FramePretraining | None,
+    seen_by: Sight,
     latent: Latent,
     joint: Joint,
     dynamics: Dynamics,
@@ -195,9 +194,9 @@ def learn_world(
 
     What is learnt is kept in `out`, and not learnt again. See `new_embedding`.
     """
-    title, device = "pixels" if pretraining is None else "a frozen encoder", hardware.device()
+    title, device = "pixels" if seen_by is None else "a frozen encoder", hardware.device()
     frames = stacked(data, "observations")
-    embedding = new_embedding(out, frames.flatten(0, 1), pretraining, latent, name, seed)
+    embedding = new_embedding(out, frames.flatten(0, 1), seen_by, latent, name, seed)
     features = all_features(embedding.to(device), frames)
 
     def learn() -> None:

@@ -24,7 +24,7 @@ from ..planning.oracle import TrueDynamics, WayToGoal
 from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from .control import share
-from .embedding import Latent
+from .embedding import GivenEncoder, Latent, sight
 from .fit import Hardware
 from .frame_pretraining import FramePretraining
 from .latent import Dynamics, Joint, learn_world
@@ -58,6 +58,7 @@ def rooms(
     *,
     out: Path,
     pretraining: FramePretraining | None = None,
+    encoder: GivenEncoder | None = None,
     experience: Experience = Experience(),  # noqa: B008
     latent: Latent = Latent(),  # noqa: B008
     joint: Joint = Joint(),  # noqa: B008
@@ -75,6 +76,7 @@ def rooms(
         out: folder of the run; must be empty unless resuming.
         pretraining: of the encoder that is then frozen, on single frames, without actions; null:
             no encoder, the latent is learnt from pixels together with the dynamics.
+        encoder: a frozen encoder that there is already, instead of `pretraining`.
         experience: what is collected.
         latent: size of the embedding.
         joint: training of the embedding together with dynamics.
@@ -89,10 +91,15 @@ def rooms(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     world = TwoRooms(random_layout=True)
-    data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
-    model, latents = learn_world(
-        out, data, pretraining, latent, joint, dynamics, hardware, name, seed
+    seen_by = sight(
+        pretraining,
+        encoder,
+        shape=(world.size, world.size, 3),
+        frames=experience.frames,
+        layer=latent.layer,
     )
+    data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
+    model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)
     device, space = hardware.device(), action_space_of(env.single_action_space)
     parts = {"planner": planner, "repeat": experience.repeat, "seed": seed}

@@ -27,7 +27,7 @@ from ..planning.simulated import Simulated
 from ..probes.intervals import mean_interval
 from .collect import missing
 from .control import share
-from .embedding import Latent
+from .embedding import GivenEncoder, Latent, sight
 from .fit import Hardware
 from .frame_pretraining import FramePretraining
 from .latent import Dynamics, Joint, Reward, learn_reward, learn_world
@@ -67,6 +67,7 @@ def task(
     out: Path,
     simulator: Simulator,
     pretraining: FramePretraining | None = None,
+    encoder: GivenEncoder | None = None,
     experience: Experience = Experience(),  # noqa: B008
     correlation: float = 0.8,
     latent: Latent = Latent(),  # noqa: B008
@@ -87,6 +88,7 @@ def task(
         simulator: the task, by its class_path, e.g. jepa.planning.mujoco_tasks.Reacher.
         pretraining: of the encoder that is then frozen, on single frames, without actions; null:
             no encoder, the latent is learnt from pixels together with the dynamics.
+        encoder: a frozen encoder that there is already, instead of `pretraining`.
         experience: what is collected by a random policy.
         correlation: of its neighbouring decisions, in [0, 1).
         latent: size of the embedding.
@@ -104,10 +106,15 @@ def task(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     plays = plays_in(simulator, experience, correlation)
-    data, held_out = gather(out / "episodes", experience, plays, seed)
-    model, latents = learn_world(
-        out, data, pretraining, latent, joint, dynamics, hardware, name, seed
+    seen_by = sight(
+        pretraining,
+        encoder,
+        shape=(simulator.size, simulator.size, 3),
+        frames=experience.frames,
+        layer=latent.layer,
     )
+    data, held_out = gather(out / "episodes", experience, plays, seed)
+    model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
     max_steps = -(-simulator.max_steps // repeat)
 

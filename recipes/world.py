@@ -42,6 +42,11 @@ class Experience:
     repeat: int = 4
     correlation: float = 0.8
 
+    @property
+    def frames(self) -> int:
+        """For training: one more than decisions, each."""
+        return self.episodes * (self.decisions + 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Game:

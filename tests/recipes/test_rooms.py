@@ -6,9 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from jepa.checkpoint import save_encoder
+from jepa.encoder import VisionTransformer
+from jepa.frozen import FrozenEncoder
 from jepa.recipes import study as study_module
 from jepa.recipes.cli import main
 from jepa.recipes.study import Run, over_seeds
@@ -36,6 +42,17 @@ FROZEN = {
 }  # fmt: skip
 
 
+def given(folder, side=64, **more):
+    """An encoder that somebody has trained, and what to say of it."""
+    torch.manual_seed(0)
+    sizes = {"image_size": side, "patch_size": 16, "dim": 12, "depth": 1, "heads": 1, "channels": 3}
+    encoder = VisionTransformer(**sizes | more)
+    channels = encoder.config["channels"]
+    frozen = FrozenEncoder(encoder, mean=[0.5] * channels, std=[0.2] * channels)
+    save_encoder(folder / "encoder.safetensors", frozen)
+    return {"encoder": {"weights": str(folder / "encoder.safetensors")}}
+
+
 def config(path, **more):
     path.write_text(yaml.safe_dump(ROOMS | more))
     return str(path)
@@ -56,6 +73,62 @@ def test_a_run_learns_plays_and_does_not_learn_twice(more, tmp_path, capsys):
     assert (out / "embedding.safetensors").stat().st_mtime_ns == learnt
     for name in ("success", "position_error_px"):
         assert again["metrics"][name] == first["metrics"][name]
+
+
+@pytest.mark.parametrize("image_size", [None, 96])
+def test_an_encoder_that_there_is_already_sees_the_world(image_size, tmp_path, capsys):
+    more = given(tmp_path)
+    more["encoder"]["image_size"] = image_size
+    out = tmp_path / "run"
+    path = config(tmp_path / "rooms.yaml", **more)
+    assert main(["rooms", "--config", path, f"--out={out}"]) == 0, capsys.readouterr().err
+    assert {"success", "position_error_px"} <= json.loads((out / "result.json").read_text())[
+        "metrics"
+    ].keys()
+    learnt, before = (
+        load_file(f) for f in (out / "embedding.safetensors", more["encoder"]["weights"])
+    )
+    for name, weight in before.items():
+        assert torch.equal(learnt[f"encoder.encoder.{name}"], weight)
+    places = ((image_size or 64) // 16) ** 2
+    assert learnt["projection.layers.4.weight"].shape[1] == 16 * places
+
+
+def test_a_model_of_timm_sees_the_world(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224")
+    save_file(model.state_dict(), tmp_path / "timm.safetensors")
+    path = config(tmp_path / "rooms.yaml", **FROZEN)
+    said = [
+        "--pretraining=null",
+        f"--encoder.weights={tmp_path / 'timm.safetensors'}",
+        "--encoder.image_size=32",
+    ]
+    said += ["--encoder.architecture=vit_tiny_patch16_224"]
+    out = tmp_path / "run"
+    assert main(["rooms", "--config", path, f"--out={out}", *said]) == 0, capsys.readouterr().err
+    learnt = load_file(out / "embedding.safetensors")
+    assert learnt["projection.layers.0.weight"].shape[1] == 192
+
+
+@pytest.mark.parametrize(
+    ("more", "sizes", "message"),
+    [
+        (FROZEN, {}, "--pretraining=null"),
+        ({}, {"channels": 1}, "takes 1 channels, frames have 3"),
+        ({}, {"patch_size": 24, "side": 72}, "--encoder.image_size, a multiple of its patch of 24"),
+        ({"latent": {"layer": "blocks.7"}}, {}, "one of blocks.0, norm; got 'blocks.7'"),
+        ({"experience": {"episodes": 10**9}}, {}, "fewer --experience.episodes"),
+    ],
+    ids=["two", "channels", "patch", "layer", "memory"],
+)
+def test_an_encoder_that_cannot_be_used_is_refused_before_anything_is_collected(
+    more, sizes, message, tmp_path, capsys
+):
+    path, out = config(tmp_path / "rooms.yaml", **given(tmp_path, **sizes) | more), tmp_path / "run"
+    assert main(["rooms", "--config", path, f"--out={out}"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (out / "episodes").exists()
 
 
 def test_a_study_runs_recipes_over_seeds_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
