@@ -174,14 +174,14 @@ def task(
         )
         baselines["oracle"] = played(oracle, trials.oracle_episodes, true=True)
     errors = horizon_errors(model.cpu(), held_out, position_readout(latents, data))
+    told = [("success", share(ours)), ("return", mean_return(ours))]
     result = write_result(
         out,
         recipe=name,
         seed=seed,
         seconds=time.monotonic() - began,
-        metrics={
-            "success": share(ours),
-            "return": mean_return(ours),
+        metrics=dict(told if reward is None else reversed(told))
+        | {
             "distance": last_distance(ours),
             "position_error": exactly(errors[-1]),
             "excluded": exactly(ours.excluded),

@@ -97,6 +97,12 @@ def test_the_pictures_hold_masks_and_what_was_foreseen(run):
         for context, targets in zip(group.context, group.targets, strict=True):
             assert not set(context) & set(targets)
     assert pictures.error > 0
+    kept = np.load(run / "clip_pictures.npz")["frames"].astype(float)
+    every = sprites_module.sprites("test", frames=8).images.numpy()[:, 0, ::2].astype(float)
+    moves = np.median(np.abs(np.diff(every[..., ::2, ::2], axis=1)).mean(axis=(2, 3)), axis=1)
+    for shown in kept[..., 0]:
+        move = np.median(np.abs(np.diff(shown[:, ::2, ::2], axis=0)).mean(axis=(1, 2)))
+        assert (moves < move).mean() > 0.8, "of the clips that move most"
 
 
 def test_the_report_shows_them(run, capsys):
