@@ -15,13 +15,12 @@ from jepa.files import atomic_path
 from jepa.frozen import FrozenEncoder, device_of
 
 from ..datasets.datamodule import ImageDataModule
-from ..probes.features import Encoder, Precision, RawPixels, random_encoder
+from ..probes.features import Encoder, RawPixels, random_encoder
 from ..probes.suite import QUICK, Probe
 from .comparison import as_csv, as_document, as_markdown, columns, headlines, paired_tests
 from .comparison_page import comparison_page
 from .fit import ON_ONE, Hardware
-from .measuring import Cell, measure_cell, read_cell
-from .probe import one_device
+from .measuring import Cell, alone, measure_cell, placed, read_cell, tables_of
 from .results import write_result
 
 RAW, RANDOM = "raw_pixels", "random_encoder"
@@ -82,7 +81,7 @@ def compare(
         name: of the recipe, in results.
         seed: of the held-out splits, of every draw, and of random weights.
     """
-    began, device = time.monotonic(), one_device(hardware)
+    began = time.monotonic()
     cells = taken_over(probed or [])
     named = by_name(encoders or [])
     images = named_images(data or [])
@@ -91,8 +90,10 @@ def compare(
             "give encoders and images, e.g. --encoders='[runs/a, raw_pixels]' "
             "--data='[photographs]', or finished folders of jepa probe, e.g. --probed='[runs/p]'"
         )
-    encoders_there = opened(named, pretrained, seed, device)
-    cells |= measured(out, encoders_there, images, probes, seed, hardware.feature_precision())
+    found = measured(out, opened(named, pretrained, seed), images, probes, seed, hardware)
+    if found is None:
+        return
+    cells |= found
     if reference is not None and reference not in columns(cells):
         raise ValueError(f"no encoder {reference!r}: the reference is one of {columns(cells)}")
     reference = reference or columns(cells)[0]
@@ -143,12 +144,10 @@ def name_of(source: str) -> str:
     return source.rstrip("/").replace(":", "/").rpartition("/")[2].replace("-", "_")
 
 
-def opened(
-    named: Mapping[str, str], pretrained: bool, seed: int, device: torch.device
-) -> dict[str, Encoder]:
-    """The encoders, loaded to the device: what cannot be read fails before anything is measured."""
+def opened(named: Mapping[str, str], pretrained: bool, seed: int) -> dict[str, Encoder]:
+    """The encoders, loaded: what cannot be read fails before anything is measured."""
     loaded: dict[str, Encoder] = {
-        name: load_frozen_encoder(spec, pretrained=pretrained).to(device)
+        name: load_frozen_encoder(spec, pretrained=pretrained)
         for name, spec in named.items()
         if spec not in (RAW, RANDOM)
     }
@@ -169,9 +168,10 @@ def measured(
     images: Mapping[str, Images],
     probes: Sequence[Probe],
     seed: int,
-    precision: Precision,
-) -> dict[tuple[str, str], Cell]:
-    """Every encoder on every set, in cells/<images>/<encoder>, one after the other."""
+    hardware: Hardware,
+) -> dict[tuple[str, str], Cell] | None:
+    """Every encoder on every set, in cells/<images>/<encoder>, one after the other; None in the
+    processes that only share the work of the tables."""
     cells: dict[tuple[str, str], Cell] = {}
     work = [(place, name) for place in images for name in encoders]
     modules = opened_images(images, encoders)
@@ -180,6 +180,17 @@ def measured(
     sizes = {
         key: sum(len(data.images(s)) for s in ("train", "test")) for key, data in modules.items()
     }
+    shared = {"cache": out / "features", "precision": hardware.feature_precision()}
+
+    def tables(device: torch.device) -> None:
+        for place, name in work:
+            if not (out / "cells" / place / name / "examined.json").is_file():
+                data, labelled = modules[place, name], images[place].labelled
+                tables_of(placed(encoders[name], device), data, probes, labelled=labelled, **shared)
+
+    device = alone(hardware, tables)
+    if device is None:
+        return None
     spent, weighed = 0.0, 0
     for i, (place, name) in enumerate(work):
         left = sum(sizes[key] for key in work[i:])
@@ -188,13 +199,12 @@ def measured(
         began = time.monotonic()
         cells[place, name] = measure_cell(
             out / "cells" / place / name,
-            encoders[name],
+            placed(encoders[name], device),
             modules[place, name],
             probes,
             labelled=images[place].labelled,
             seed=seed,
-            cache=out / "features",
-            precision=precision,
+            **shared,
         )
         took = time.monotonic() - began
         if took > 1:  # what was there already tells nothing about what is left

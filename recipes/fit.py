@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from lightning_fabric import Fabric
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy
 
@@ -86,12 +87,26 @@ class Hardware:
             return torch.accelerator.current_accelerator(check_available=True) or CPU
         return torch.device("cuda" if self.accelerator == "gpu" else self.accelerator)
 
+    @property
+    def processes(self) -> int:
+        """One for each device of each machine."""
+        return self.devices * self.nodes
+
+    def fabric(self) -> Fabric:
+        """What starts a process for each device, for work that is no training."""
+        return Fabric(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            num_nodes=self.nodes,
+            strategy=self.strategy,
+        )
+
     def lightning_strategy(self) -> str | ModelParallelStrategy:
         """Lightning's strategy, or its name."""
         if self.strategy != "fsdp":
             return self.strategy
         return ModelParallelStrategy(
-            data_parallel_size=self.devices * self.nodes,
+            data_parallel_size=self.processes,
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from sklearn.manifold import TSNE
-from torch import Tensor
+from torch import Tensor, distributed
 
 from jepa.encoder import VisionTransformer
 from jepa.files import atomic_path, read_arrays, write_arrays
@@ -38,6 +38,7 @@ from ..probes.features import (
     random_encoder,
 )
 from ..probes.suite import Findings, Probe, Tables, draw, examine
+from .fit import Hardware
 from .pictures import Pictures, read_pictures, save_pictures
 from .results import Measured
 
@@ -97,6 +98,31 @@ def tables_of(
         )
 
     return Tables(table("train", rows), table("test", None), groups)
+
+
+def placed(encoder: Encoder, device: torch.device) -> Encoder:
+    """The encoder on this device; raw pixels are nowhere."""
+    return encoder.to(device) if isinstance(encoder, FrozenEncoder) else encoder
+
+
+def alone(hardware: Hardware, tables: Callable[[torch.device], None]) -> torch.device | None:
+    """The device of the process that goes on by itself; None in the others, whose work is done.
+
+    Where there are several devices, each has a process that makes its share of the feature tables,
+    which the one that goes on finds.
+
+    Args:
+        tables: makes the tables by an encoder on this device.
+    """
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    if hardware.processes > 1:
+        fabric = hardware.fabric()
+        fabric.launch(lambda fabric: tables(fabric.device))
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        if not fabric.is_global_zero:
+            return None
+    return hardware.device()
 
 
 def examined(

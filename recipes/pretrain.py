@@ -219,7 +219,7 @@ def dry(
         found,
         steps=module.optimisation.steps,
         accumulate=accumulate,
-        processes=hardware.devices * hardware.nodes,
+        processes=hardware.processes,
         batch=data.batch_size,
     )
 

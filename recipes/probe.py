@@ -15,7 +15,7 @@ from ..datasets.datamodule import ImageDataModule
 from ..probes.evaluate import evaluate_tables
 from ..probes.suite import QUICK, Probe
 from .fit import ON_ONE, Hardware
-from .measuring import baselines_of, measure_cell, tables_of
+from .measuring import alone, baselines_of, measure_cell, placed, tables_of
 from .results import Measured, rows_of, shown, write_result
 
 
@@ -51,31 +51,36 @@ def probe(
         frames: length of the clips that an official V-JEPA with added positions was trained on.
         pretrained: for timm names, with their published weights.
         labelled: training images, drawn at random, whose labels the probes see; None: all.
-        hardware: the device and the precision of features, and where probes are trained; one
-            device. Several share the work of `jepa features`.
+        hardware: the devices and the precision of features, whose tables several devices share;
+            probes are trained on the first one.
         name: of the recipe, in results.
         seed: of the held-out splits, of every draw, and of the random baseline.
     """
     began = time.monotonic()
-    device = one_device(hardware)
     frozen = load_frozen_encoder(
         encoder, architecture=architecture, heads=heads, frames=frames, pretrained=pretrained
-    ).to(device)
+    )
     data = data or ImageDataModule()
     check_channels(frozen, data)
-    metrics: dict[str, Measured] = {}
     baselines = baselines_of(frozen, seed)
-    for prefix, each in {"": frozen, **baselines}.items():
-        cell = measure_cell(
-            out / "baselines" / prefix if prefix else out,
-            each,
-            data,
-            probes,
-            labelled=labelled,
-            seed=seed,
-            cache=out / "features",
-            precision=hardware.feature_precision(),
-        )
+    encoders = {"": frozen, **baselines}
+    parts = {
+        "labelled": labelled,
+        "cache": out / "features",
+        "precision": hardware.feature_precision(),
+    }
+
+    def tables(device: torch.device) -> None:
+        for each in encoders.values():
+            tables_of(placed(each, device), data, probes, **parts)
+
+    device = alone(hardware, tables)
+    if device is None:
+        return
+    metrics: dict[str, Measured] = {}
+    for prefix, each in encoders.items():
+        folder = out / "baselines" / prefix if prefix else out
+        cell = measure_cell(folder, placed(each, device), data, probes, seed=seed, **parts)
         metrics |= {f"{prefix}/{k}".lstrip("/"): value for k, value in cell.metrics.items()}
     own, below = apart(metrics, tuple(f"{prefix}/" for prefix in baselines))
     seconds = time.monotonic() - began
@@ -83,17 +88,6 @@ def probe(
         out, recipe=name, seed=seed, seconds=seconds, metrics=own, baselines=below
     )
     print_rows(rows_of(result))
-
-
-def one_device(hardware: Hardware) -> torch.device:
-    """Raises ValueError for several, and sets the threads."""
-    if hardware.devices * hardware.nodes > 1:
-        raise ValueError(
-            "probing works on one device; several share the work of `jepa features`. Got "
-            f"{hardware.devices} devices on {hardware.nodes} nodes"
-        )
-    torch.set_num_threads(hardware.threads or torch.get_num_threads())
-    return hardware.device()
 
 
 def measure(

@@ -61,12 +61,7 @@ def features(
         max_unreadable: largest accepted share of unreadable images, which are named and left out.
         hardware: devices, machines and strategy of Lightning, which share the shards.
     """
-    fabric = Fabric(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=hardware.strategy,
-    )
+    fabric = hardware.fabric()
     share = partial(
         extract_share,
         encoder=encoder,

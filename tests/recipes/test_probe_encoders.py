@@ -1,6 +1,7 @@
 """`jepa probe --encoder X` for every kind of X, and what is said where X is wrong."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from safetensors.torch import save_file
 from jepa.checkpoint import load_frozen_encoder, save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
+from jepa.probes import tables
+from jepa.ranks import rank
 from jepa.recipes.cli import main
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
+FORK = "ddp_fork"  # any strategy starts processes; these need no second start of Python
 TIMM = "test_vit"  # a toy that ships with timm, of 160 pixels
 
 
@@ -121,3 +125,29 @@ def test_mistakes_are_told_before_any_image_is_read(tmp_path, capsys, arguments,
     arguments = [argument.format(**known) for argument in arguments]
     assert probed(tmp_path / "no images", tmp_path / "out", *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_several_processes_share_the_tables_and_find_what_one_does(images, tmp_path, monkeypatch):
+    encoder, share, where = ours(tmp_path), tables._compute_share, tmp_path / "shares"
+    where.mkdir()
+
+    def noted(*arguments):
+        (where / f"{rank()}-{os.getpid()}").touch()
+        share(*arguments)
+
+    monkeypatch.setattr(tables, "_compute_share", noted)
+    several = ["--hardware.accelerator=cpu", "--hardware.devices=2", f"--hardware.strategy={FORK}"]
+    found = {}
+    for name, more, ranks in (("one", [], ["0"]), ("two", several, ["0", "0", "1"])):
+        given = [f"--encoder={encoder}", "--probes=[linear,knn,mlp]", *more]
+        assert probed(images, tmp_path / name, *given) == 0
+        found[name] = json.loads((tmp_path / name / "result.json").read_text())
+        said = sorted(path.name for path in where.iterdir())
+        assert [one[0] for one in said] == ranks
+    assert len({one[2:] for one in said}) == 3, "each in a process of its own"
+    assert found["one"]["metrics"] == found["two"]["metrics"]
+    assert found["one"]["baselines"] == found["two"]["baselines"]
+    for folder in sorted((tmp_path / "one" / "features").iterdir()):
+        for column in sorted(folder.glob("*.npy")):
+            other = tmp_path / "two" / "features" / folder.name / column.name
+            assert other.read_bytes() == column.read_bytes()
