@@ -42,10 +42,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     if `fit` is given groups: near-copies of a training row would praise too weak a penalty), of
     small sets each fifth in turn (see `folds`). The grid is fitted on the rest (to ten times
     `tol`), from the strongest penalty to the weakest, each starting at the last optimum, until
-    two in a row are worse than the best so far; the C with the best held-out accuracy (the
-    smallest of equals) is refitted on everything. With more than `selection_size` rows the grid
-    uses a stratified draw of that many. Where nothing can be held out (classes of fewer than five
-    rows), C is 1.
+    two in a row are worse than the best so far; the C with the best held-out accuracy (of equals,
+    the smaller cross entropy) is refitted on everything. With more than `selection_size` rows the
+    grid uses a stratified draw of that many. Where nothing can be held out (classes of fewer than
+    five rows), C is 1.
 
     Args:
         C: inverse strength of the penalty, as in scikit-learn; None: chosen.
@@ -96,9 +96,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         for strength in self.grid if self.C is None else (self.C,):
             if not 0 < strength < np.inf:
                 raise ValueError(f"expected 0 < C < inf; got C={strength}")
-        self.held_out_ = {} if self.C is not None else self._try_grid(X, codes, groups)
-        best = max(self.held_out_.values(), default=0.0)
-        self.C_ = self.C or min((c for c, a in self.held_out_.items() if a == best), default=1.0)
+        scores = {} if self.C is not None else self._try_grid(X, codes, groups)
+        self.held_out_ = {c: accuracy for c, (accuracy, _) in scores.items()}
+        self.C_ = self.C or max(scores, key=scores.__getitem__, default=1.0)
         problem = _Problem(X, codes, len(self.classes_))
         start = torch.zeros(problem.shape, dtype=torch.float64)
         theta, self.n_iter_ = problem.solve(start, self.C_, self.tol, self.max_iter)
@@ -107,8 +107,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def _try_grid(
         self, X: np.ndarray, codes: np.ndarray, groups: np.ndarray | None
-    ) -> dict[float, float]:
-        """Held-out accuracy for every C of the grid."""
+    ) -> dict[float, tuple[float, float]]:
+        """Held-out accuracy, and mean log probability of the truth, for every C of the grid."""
         parts = folds(codes, self.selection_size, self.random_state, groups)
         if not parts:
             log.warning("too few rows in every class to hold some out: C = 1 is used")
@@ -116,18 +116,20 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         problems = [_Problem(X[fitted], codes[fitted], len(self.classes_)) for fitted, _ in parts]
         thetas = [torch.zeros(problem.shape, dtype=torch.float64) for problem in problems]
         rows = sum(len(held_out) for _, held_out in parts)
-        accuracy = {}
+        scores = {}
         for c in sorted(self.grid):
-            right = 0
+            right, likely = 0, 0.0
             for i, (problem, (_, held_out)) in enumerate(zip(problems, parts, strict=True)):
                 thetas[i], _ = problem.solve(thetas[i], c, 10 * self.tol, self.max_iter)
                 weights, intercept = (part.numpy() for part in problem.unstandardised(thetas[i]))
-                guessed = _all_columns(X[held_out] @ weights.T + intercept).argmax(dim=1).numpy()
-                right += int((guessed == codes[held_out]).sum())
-            accuracy[float(c)] = right / rows
-            if max(list(accuracy.values())[-2:]) < max(accuracy.values()):
+                logits, truth = _all_columns(X[held_out] @ weights.T + intercept), codes[held_out]
+                right += int((logits.argmax(dim=1).numpy() == truth).sum())
+                likely -= float(F.cross_entropy(logits, torch.from_numpy(truth), reduction="sum"))
+            scores[float(c)] = (right / rows, likely / rows)
+            accuracies = [accuracy for accuracy, _ in scores.values()]
+            if max(accuracies[-2:]) < max(accuracies):
                 break
-        return accuracy
+        return scores
 
     def decision_function(self, X) -> Float64[np.ndarray, "n"] | Float64[np.ndarray, "n c"]:
         """Logits [n, c]; for two classes that of the second, [n]."""

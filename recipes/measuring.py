@@ -102,7 +102,7 @@ def tables_of(
 
 def placed(encoder: Encoder, device: torch.device) -> Encoder:
     """The encoder on this device; raw pixels are nowhere."""
-    return encoder.to(device) if isinstance(encoder, FrozenEncoder) else encoder
+    return encoder.to(device) if isinstance(encoder, torch.nn.Module) else encoder
 
 
 def alone(hardware: Hardware, tables: Callable[[torch.device], None]) -> torch.device | None:
@@ -179,6 +179,14 @@ def map_of(features: Float[np.ndarray, "n d"], seed: int) -> Float32[np.ndarray,
     places = tsne.fit_transform(unit)
     places = places - places.min(axis=0)
     return (places / places.max()).astype(np.float32)
+
+
+def apart(
+    metrics: dict[str, Measured], baselines: tuple[str, ...]
+) -> tuple[dict[str, Measured], dict[str, Measured]]:
+    """The encoder's own metrics, and those whose names begin with a baseline's."""
+    below = {name: value for name, value in metrics.items() if name.startswith(baselines)}
+    return {name: value for name, value in metrics.items() if name not in below}, below
 
 
 @dataclass(frozen=True)

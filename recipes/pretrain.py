@@ -36,7 +36,7 @@ from .fit import Hardware, built, fit, normalisation, prepare
 from .frame_pretraining import FramePretraining, pretrained_on_frames
 from .pictures import save_pictures
 from .probe import measure, print_rows
-from .probe_clips import ClipProbes, frames_of_clips, measure_clips
+from .probe_clips import ClipProbes, encoders_of, frames_of_clips, measure_clips
 from .results import exactly, rows_of, write_result
 
 
@@ -192,7 +192,8 @@ def pretrain(
             seed,
         )
         flat = flat and flat.to(hardware.device())
-        metrics, baselines = measure_clips(frozen, measured_on, clip_probes, flat, **measured)
+        encoders = encoders_of(frozen, seed, flat)
+        metrics, baselines = measure_clips(encoders, measured_on, clip_probes, **measured)
         metrics["pretraining_minutes"] = exactly(trained / 60)
     seconds = time.monotonic() - began
     result = write_result(

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from jepa import seeds
+from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder, device_of
 
 from ..datasets.clip_datamodule import ClipDataModule
@@ -20,14 +21,21 @@ from ..datasets.clips import ClipSet
 from ..datasets.images import Split
 from ..datasets.transforms import eval_transform
 from ..probes.attentive_probe import AttentiveProbe, AttentiveRegressor
-from ..probes.features import TOKENS, Encoder, extract, poolings_of, random_encoder
+from ..probes.features import (
+    TOKENS,
+    Encoder,
+    FeatureTable,
+    Precision,
+    extract,
+    poolings_of,
+    random_encoder,
+)
 from ..probes.frames import FrameByFrame, MiddleFrame
 from ..probes.intervals import wilson
 from ..probes.knn import KNNProbe
 from ..probes.linear import LinearProbe
 from ..probes.regression import RidgeProbe, r2_interval
-from .measuring import sample_of
-from .probe import apart
+from .measuring import apart, sample_of
 from .results import Measured
 
 
@@ -76,45 +84,62 @@ class Known:
     groups: np.ndarray | None
 
 
+def encoders_of(
+    frozen: FrozenEncoder, seed: int, single_frame: FrozenEncoder | None = None
+) -> dict[str, Encoder]:
+    """The encoder and its baselines, by the prefix of their numbers' names.
+
+    An encoder of images sees every frame on its own. Baselines: the same architecture with random
+    weights, if it is ours; and an image encoder `single_frame`: on every frame on its own, the
+    probe then sees them all, and on the middle frame.
+    """
+    encoders = {"": frozen}
+    if isinstance(frozen.encoder, VisionTransformer):
+        encoders["random_encoder/"] = random_encoder(frozen, seed)
+    video = getattr(frozen.encoder, "video", False)
+    found: dict[str, Encoder] = {
+        name: each if video else FrameByFrame(each) for name, each in encoders.items()
+    }
+    if single_frame is not None:
+        found["single_frame/"] = FrameByFrame(single_frame)
+        found["middle_frame/"] = MiddleFrame(single_frame)
+    return found
+
+
 def measure_clips(
-    frozen: FrozenEncoder,
+    encoders: Mapping[str, Encoder],
     data: ClipDataModule,
     probes: ClipProbes,
-    single_frame: FrozenEncoder | None,
     *,
     labelled: int | None = None,
     seed: int,
     cache: Path,
+    precision: Precision = "float32",
 ) -> tuple[dict[str, Measured], dict[str, Measured]]:
-    """Metrics of the encoder, and of the baselines under `<baseline>/<metric>`.
+    """Metrics of the first of `encoders_of`, and of the baselines under `<baseline>/<metric>`.
 
     `<label>_top1` and `<target>_r2` are the attentive probe's; `.../linear` (mean-pooled) and
-    `.../knn` stand beside. Baselines: the same architecture with random weights,
-    and an image encoder `single_frame`: on every frame on its own, the probe then sees
-    them all, and on the middle frame.
+    `.../knn` stand beside. Of several views of a video mean-pooled features are averaged, and
+    attentive probes learn from one at a time and average what they say.
     """
-    encoders: dict[str, Encoder] = {"": frozen, "random_encoder/": random_encoder(frozen, seed)}
-    if single_frame is not None:
-        encoders["single_frame/"] = FrameByFrame(single_frame)
-        encoders["middle_frame/"] = MiddleFrame(single_frame)
-    rows, groups = sample_of(data, labelled)
     metrics: dict[str, Measured] = {}
     for prefix, encoder in encoders.items():
-        known = tables_of(encoder, data, rows, groups, cache)
-        found = probed(known, probes, seed, str(device_of(frozen)))
+        known = known_clips(encoder, data, labelled=labelled, cache=cache, precision=precision)
+        found = probed(known, probes, seed, str(device_of(encoder)))
         metrics |= {f"{prefix}{name}": value for name, value in found.items()}
     return apart(metrics, tuple(encoders)[1:])
 
 
-def tables_of(
+def known_clips(
     encoder: Encoder,
     data: ClipDataModule,
-    rows: Tensor,
-    groups: np.ndarray | None,
+    *,
+    labelled: int | None,
     cache: Path,
+    precision: Precision = "float32",
 ) -> Known:
-    """Every pooling of both splits, and the tokens."""
-    poolings = [*poolings_of(encoder), TOKENS]
+    """Every pooling of both splits, and the tokens; a row for each video that could be read."""
+    rows, _ = sample_of(data, labelled)
     train, test = data.images("train"), data.images("test")
     splits: tuple[tuple[Split, ClipSet, Tensor], ...] = (
         ("train", train, rows),
@@ -124,23 +149,42 @@ def tables_of(
         extract(
             encoder,
             data.evaluation_loader(split, rows=some),
-            poolings,
+            [*poolings_of(encoder), TOKENS],
             cache=cache,
             data=f"{clips.fingerprint}-{data.channels}x{data.image_size}-{len(some)}",
+            precision=precision,
             progress=True,
         )
         for split, clips, some in splits
     ]
+    videos = [torch.from_numpy(rows_of(table)[:: data.views].copy()) for table in tables]
     return Known(
-        train=tables[0].features,
-        test=tables[1].features,
-        labels=(tables[0].labels, tables[1].labels),
+        train=of_videos(tables[0], data.views),
+        test=of_videos(tables[1], data.views),
+        labels=(tables[0].labels[:: data.views], tables[1].labels[:: data.views]),
         targets={
-            name: (train.targets[name][rows].double().numpy(), test.targets[name].double().numpy())
+            name: (
+                train.targets[name][videos[0]].double().numpy(),
+                test.targets[name][videos[1]].double().numpy(),
+            )
             for name in train.targets
         },
-        groups=groups,
+        groups=None if train.groups is None else train.groups[videos[0]].numpy(),
     )
+
+
+def rows_of(table: FeatureTable) -> Int64[np.ndarray, "n"]:
+    """The video of each row."""
+    assert table.rows is not None
+    return table.rows
+
+
+def of_videos(table: FeatureTable, views: int) -> dict[str, np.ndarray]:
+    """Features of each video out of those of its views: means, but of tokens, which stay apart."""
+    if views == 1:
+        return dict(table.features)
+    apart = {name: x.reshape(-1, views, *x.shape[1:]) for name, x in table.features.items()}
+    return {name: x if name == TOKENS else x.mean(axis=1) for name, x in apart.items()}
 
 
 def probed(known: Known, probes: ClipProbes, seed: int, device: str) -> dict[str, Measured]:

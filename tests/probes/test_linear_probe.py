@@ -150,3 +150,15 @@ def test_what_goes_wrong_is_said():
 @pytest.mark.filterwarnings("ignore")
 def test_check_estimator():
     check_estimator(LinearProbe(), on_skip=None)
+
+
+def test_of_equally_accurate_strengths_the_surer_one_is_taken():
+    """Two classes far apart, 9 rows and 10: in even parts any C separates them, the smallest ones
+    by their weights; on everything these say the larger class of every row."""
+    draw = np.random.default_rng(0)
+    y = np.repeat([0, 1], [9, 10])
+    x = draw.normal(size=(19, 4)) + 20 * y[:, None]
+    probe = LinearProbe().fit(x, y)
+    assert set(probe.held_out_.values()) == {1.0}
+    assert probe.score(x, y) == 1
+    assert probe.C_ > 1e-3
