@@ -74,17 +74,17 @@ Sight: TypeAlias = FramePretraining | Given | None
 def sight(
     pretraining: FramePretraining | None,
     encoder: GivenEncoder | None,
+    latent: Latent,
     *,
-    shape: tuple[int, ...],
+    size: int,
     frames: int,
-    layer: str | None,
 ) -> Sight:
     """The one that is given, loaded and tried before anything is collected.
 
     Args:
-        shape: of a frame, (H, W, C).
+        latent: tells the layer.
+        size: of a frame, in pixels a side, of three colours.
         frames: that there will be; their tokens are kept in memory.
-        layer: whose tokens these are; see `Latent`.
 
     Raises:
         ValueError: where both are given, and where the encoder cannot see such frames.
@@ -96,14 +96,12 @@ def sight(
             "an encoder is trained or given: add --pretraining=null, or leave out --encoder"
         )
     frozen = load_frozen_encoder(encoder.weights, architecture=encoder.architecture)
-    height, width, channels = shape
-    if frozen.channels != channels:
-        raise ValueError(
-            f"{encoder.weights} takes {frozen.channels} channels, frames have {channels}"
-        )
+    if frozen.channels != 3:
+        raise ValueError(f"{encoder.weights} takes {frozen.channels} channels, frames have 3")
+    layer = latent.layer
     if layer is not None and layer not in frozen.layer_names:
         raise ValueError(f"latent.layer is one of {', '.join(frozen.layer_names)}; got {layer!r}")
-    black = resized(torch.zeros(1, channels, height, width).byte(), encoder.image_size)
+    black = resized(torch.zeros(1, 3, size, size).byte(), encoder.image_size)
     named = layer or frozen.layer_names[-1]
     try:
         tokens = frozen.layers(black, [named])[named]

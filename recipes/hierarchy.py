@@ -168,13 +168,7 @@ def hierarchy(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
-    seen_by = sight(
-        pretraining,
-        encoder,
-        shape=(maze.size, maze.size, 3),
-        frames=experience.frames,
-        layer=latent.layer,
-    )
+    seen_by = sight(pretraining, encoder, latent, size=maze.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     uppers = learn_levels(out, with_observations(data, latents), levels, hardware, seed)

@@ -91,13 +91,7 @@ def rooms(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     world = TwoRooms(random_layout=True)
-    seen_by = sight(
-        pretraining,
-        encoder,
-        shape=(world.size, world.size, 3),
-        frames=experience.frames,
-        layer=latent.layer,
-    )
+    seen_by = sight(pretraining, encoder, latent, size=world.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     env = TwoRoomsVectorEnv(play.episodes, rooms=world, max_steps=play.max_steps)

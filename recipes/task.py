@@ -106,13 +106,7 @@ def task(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     plays = plays_in(simulator, experience, correlation)
-    seen_by = sight(
-        pretraining,
-        encoder,
-        shape=(simulator.size, simulator.size, 3),
-        frames=experience.frames,
-        layer=latent.layer,
-    )
+    seen_by = sight(pretraining, encoder, latent, size=simulator.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, plays, seed)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
