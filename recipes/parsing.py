@@ -19,8 +19,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from jepa import seeds
 
+from ..datasets.datamodule import DataModule
 from .folder import claim, stored_config
 
+# What names data, and is neither null nor a file of options.
+SOURCE = re.compile(r"(?!null$|.*\.(ya?ml|json)$)[^-{\[\s][^{\[]*")
 GROWING = ("compare", "features")  # commands that know what each part is of, and add to it
 
 
@@ -47,10 +50,24 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
 
 
 def with_values(command: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """The arguments, in which a bare flag, such as --resume, is given its value."""
+    """The arguments, in which a bare flag, such as --resume, is given its value, and data that are
+    named by their source alone, such as --data=photographs, by --data.source."""
     hints = typing.get_type_hints(command)
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
-    return [f"{a}=true" if a in flags else a for a in arguments]
+    sets = {
+        f"--{name}"
+        for name, hint in hints.items()
+        if any(isinstance(k, type) and issubclass(k, DataModule) for k in typing.get_args(hint))
+    }
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        key, equals, value = argument.partition("=")
+        source = value if equals else following
+        if key in sets and SOURCE.fullmatch(source):
+            found.append(f"{key}.source{equals}{value}")
+        else:
+            found.append(f"{argument}=true" if argument in flags else argument)
+    return found
 
 
 def summary(command: Callable[..., Any]) -> str:

@@ -151,3 +151,12 @@ def test_several_processes_share_the_tables_and_find_what_one_does(images, tmp_p
         for column in sorted(folder.glob("*.npy")):
             other = tmp_path / "two" / "features" / folder.name / column.name
             assert other.read_bytes() == column.read_bytes()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_data_may_be_named_by_their_source_alone(together, images, tmp_path):
+    source = f"folder:{images}"
+    given = [f"--data={source}"] if together else ["--data", source]
+    given += [f"--encoder={ours(tmp_path)}", "--probes=[knn]", f"--out={tmp_path / 'run'}"]
+    assert main(["probe", *given, "--data.image_size=16", "--data.workers=0"]) == 0
+    assert f"source: {source}" in (tmp_path / "run" / "config.yaml").read_text()
