@@ -10,6 +10,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,7 +61,7 @@ def with_values(command: Callable[..., Any], arguments: Sequence[str]) -> list[s
         if any(isinstance(k, type) and issubclass(k, DataModule) for k in typing.get_args(hint))
     }
     found = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         key, equals, value = argument.partition("=")
         source = value if equals else following
         if key in sets and SOURCE.fullmatch(source):
