@@ -42,7 +42,7 @@ from jepa.datasets.images import open_images
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.probes.attentive import AttentiveHead
-from jepa.probes.attentive_fit import Fitting, Rate, new_head, train
+from jepa.probes.attentive_fit import Fitting, Rate, Training, new_head
 from jepa.probes.attentive_probe import LEARNING_RATES, WEIGHT_DECAYS
 from jepa.probes.features import extract
 from jepa.probes.grid_fit import accuracy, held_out_scores, rates_of
@@ -142,7 +142,8 @@ def attentive(samples: int, tokens: int, dim: int, repeats: int) -> Iterator[str
 
     def epoch(heads: Sequence[nn.Module]) -> None:
         rates = [Rate(1e-3 / (i + 1), 0.01) for i in range(len(heads))]
-        train(heads, rates, table, targets, rows, loss=F.cross_entropy, fitting=fitting)
+        loss = F.cross_entropy
+        Training(heads, rates, table, targets, rows, loss=loss, fitting=fitting).finish()
 
     grid = [new_head(dim, 10, dim // 64, 1, fitting) for _ in range(20)]
     data = f"{samples} x {tokens} x {dim} float16, one epoch, against 20 heads"
@@ -165,7 +166,8 @@ def attentive(samples: int, tokens: int, dim: int, repeats: int) -> Iterator[str
         )  # fmt: skip
 
     def alone() -> None:
-        train([one], rates[:1], table, targets, rows, loss=F.cross_entropy, fitting=long)
+        loss = F.cross_entropy
+        Training([one], rates[:1], table, targets, rows, loss=loss, fitting=long).finish()
 
     yield row(
         f"1 attentive head, {samples} x {tokens} x {dim} float16, 10 epochs, against choosing "

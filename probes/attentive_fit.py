@@ -87,7 +87,8 @@ class Training:
         self.steps = fitting.epochs * -(-len(rows) // fitting.batch_size)
         self._table, self._targets, self._loss, self._fitting = table, targets, loss, fitting
         self._done, self._batches = 0, enumerate(_order(rows, table.shape[1], fitting))
-        groups = [g for i, rate in enumerate(rates) for g in _decayed(i, heads[i], rate)]
+        pairs = enumerate(zip(heads, rates, strict=True))
+        groups = [g for i, (head, rate) in pairs for g in _decayed(i, head, rate)]
         self._optimiser = fitting.optimiser(groups)
 
     def run(self, alive: Sequence[int], until: int) -> None:
@@ -111,20 +112,9 @@ class Training:
                 optimiser.step()
         self._done = until
 
-
-def train(
-    heads: Sequence[nn.Module],
-    rates: Sequence[Rate],
-    table: Float[np.ndarray, "n V N D"],
-    targets: Num[Tensor, "n ..."],
-    rows: Int64[np.ndarray, "m"],
-    *,
-    loss: Loss,
-    fitting: Fitting,
-) -> None:
-    """All heads to the end; see Training."""
-    training = Training(heads, rates, table, targets, rows, loss=loss, fitting=fitting)
-    training.run(range(len(heads)), training.steps)
+    def finish(self) -> None:
+        """All heads to the end."""
+        self.run(range(len(self.heads)), self.steps)
 
 
 @torch.no_grad()

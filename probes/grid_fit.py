@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Num
 from torch import Tensor, nn
 
-from .attentive_fit import Fitting, Head, Loss, Rate, Training, outputs_of, train
+from .attentive_fit import Fitting, Head, Loss, Rate, Training, outputs_of
 from .splits import split
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def chosen_head(
         else:
             log.warning("too few rows to hold some out: the middle of the grid is used")
     head, every = new_head(), np.arange(len(table))
-    train([head], [best], table, targets, every, loss=loss, fitting=fitting)
+    Training([head], [best], table, targets, every, loss=loss, fitting=fitting).finish()
     if not all(p.isfinite().all() for p in head.parameters()):
         raise ValueError(f"training diverged with {best}; give smaller learning_rates")
     return head.eval(), best, {(rate[0], rate[1]): first for rate, (first, _) in scores}

@@ -8,7 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import check_estimator
 
-from jepa.probes.attentive_fit import Fitting, Rate, Training, new_head, outputs_of, train
+from jepa.probes.attentive_fit import Fitting, Rate, Training, new_head, outputs_of
 from jepa.probes.attentive_probe import AttentiveProbe, AttentiveRegressor, heads_of
 from jepa.probes.linear import LinearProbe
 
@@ -51,7 +51,7 @@ def test_one_pass_for_all_is_a_pass_for_each(depth):
     def fitted(rates):
         heads = [new_head(32, 4, 2, depth, fitting) for _ in rates]
         loss = torch.nn.functional.cross_entropy
-        train(heads, rates, table, targets, rows, loss=loss, fitting=fitting)
+        Training(heads, rates, table, targets, rows, loss=loss, fitting=fitting).finish()
         return outputs_of(heads, table, rows, fitting)
 
     together = fitted(rates)
