@@ -79,17 +79,20 @@ def random_subset(
     allowed: Bool[Tensor, "B N"], size: int, generator: torch.Generator
 ) -> Int64[Tensor, "B K"]:
     """`size` allowed tokens of each row, uniformly at random, in raster order."""
-    batch, tokens = allowed.shape
     draw = torch.rand(allowed.shape, generator=generator, device=allowed.device)
     refused = ~allowed.cpu().numpy()
     priority = np.subtract(draw.cpu().numpy(), refused, dtype=np.float32)  # less than 0
-    least = np.sort(priority, axis=1)[:, tokens - size]
-    picked = priority >= least[:, None]
+    least = np.sort(priority, axis=1)[:, allowed.shape[1] - size]
+    return places(priority >= least[:, None], size).to(allowed.device)
+
+
+def places(picked: Bool[np.ndarray, "B N"], size: int) -> Int64[Tensor, "B K"]:
+    """Where the first `size` True entries of each row are; no row has fewer."""
+    batch, tokens = picked.shape
     index = np.flatnonzero(picked)
-    if len(index) > batch * size:  # equal numbers: the first of them
+    if len(index) > batch * size:  # rare: numbers that are equal
         index = np.flatnonzero(picked & (picked.cumsum(axis=1) <= size))
-    index = index.reshape(batch, size) - tokens * np.arange(batch)[:, None]
-    return torch.from_numpy(index).to(allowed.device)
+    return torch.from_numpy(index.reshape(batch, size) - tokens * np.arange(batch)[:, None])
 
 
 def first_tokens(allowed: Bool[Tensor, "*S N"], size: int) -> Int64[Tensor, "*S K"]:
@@ -165,7 +168,7 @@ class MultiBlockMasks:
                 f"context block {context}: use a larger image, a smaller patch or smaller targets"
             )
 
-        def places(size: tuple[int, int], *shape: int) -> tuple[np.ndarray, np.ndarray]:
+        def corners(size: tuple[int, int], *shape: int) -> tuple[np.ndarray, np.ndarray]:
             draw = torch.rand((2, *shape), generator=generator, device=device).cpu().numpy()
             rows, columns = (
                 (u * np.float32(side - length + 1)).astype(np.int64)
@@ -173,10 +176,10 @@ class MultiBlockMasks:
             )
             return rows, columns
 
-        top, left = places(target, batch, self.attempts, self.targets)
+        top, left = corners(target, batch, self.attempts, self.targets)
         for start in (top, left):
             start[:, -1] = start[:, -1, :1]
-        seen_top, seen_left = places(context, batch, self.attempts)
+        seen_top, seen_left = corners(context, batch, self.attempts)
         inside = np.add.outer(np.arange(target[0]) * grid[1], np.arange(target[1])).flatten()
 
         def attempt(rows: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,14 +11,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool
-from torch import Tensor
+from jaxtyping import Bool, Float32
 
 from jepa.masks import (
     block_size,
-    block_tokens,
     first_good,
     first_tokens,
+    places,
     random_subset,
     within,
 )
@@ -49,8 +48,9 @@ class TubeBlockMasks:
         min_keep: context tokens wanted at least, where the grid has them.
         attempts: draws per clip.
         truncation: `random` keeps a uniformly random choice of tokens, so that no time and no
-            place is preferred. `first` keeps the first ones, as the published code does: tokens
-            are in the order of time, so the context is left with the beginning of the clip.
+            place is preferred: of whole tubes where blocks last for the whole clip. `first` keeps
+            the first tokens, as the published code does: these are in the order of time, so the
+            context is left with the beginning of the clip.
     """
 
     blocks: int = 8
@@ -79,25 +79,31 @@ class TubeBlockMasks:
         Raises ValueError where there is no room for that.
         """
         size = self._size(grid, generator)
-        shape = (3, batch, self.attempts, self.blocks)
-        draw = torch.rand(shape, generator=generator, device=generator.device).cpu().numpy()
-        draw[:, :, -1] = draw[:, :, -1, :1]
-        first, top, left = (
-            (u * np.float32(side - length + 1)).astype(np.int64)
-            for u, side, length in zip(draw, grid, size, strict=True)
-        )
+        if size[0] == grid[0] and self.truncation == "random":
+            fewest = math.ceil(self.min_keep / grid[0])
+            frame = self._drawn((1, *size[1:]), (1, *grid[1:]), batch, fewest, generator)
+            return lasting(frame, grid)
+        return self._drawn(size, grid, batch, self.min_keep, generator)
+
+    def _drawn(
+        self, size: Grid, grid: Grid, batch: int, min_keep: int, generator: torch.Generator
+    ) -> Masks:
+        """Masks of blocks of `size`."""
 
         def attempt(rows: np.ndarray, number: int) -> tuple[np.ndarray]:
-            during = within(first[rows, number], size[0], grid[0])
-            inside = block_tokens(top[rows, number], left[rows, number], size[1:], grid[1:])
-            hidden = np.zeros((len(rows), grid[0], inside.shape[-1]), dtype=bool)
-            for block in range(self.blocks):
-                hidden |= during[:, block, :, None] & inside[:, block, None, :]
-            return (~hidden.reshape(len(rows), -1),)
+            blocks = 1 if number == self.attempts - 1 else self.blocks
+            shape = (3, len(rows), blocks)
+            draw = torch.rand(shape, generator=generator, device=generator.device).cpu().numpy()
+            times, down, across = (
+                within((u * np.float32(side - length + 1)).astype(np.int64), length, side)
+                for u, side, length in zip(draw, grid, size, strict=True)
+            )
+            edges = (times[..., :, None] & down[..., None, :]).reshape(len(rows), blocks, -1)
+            hits = edges.mT.astype(np.float32) @ across.astype(np.float32)
+            return (hits.reshape(len(rows), -1) == 0,)
 
-        seen = first_good(batch, self.attempts, self.min_keep, attempt)[0]
-        allowed = torch.from_numpy(seen).to(generator.device)
-        return cut(allowed, ~allowed, generator, self.truncation)
+        seen = first_good(batch, self.attempts, min_keep, attempt)[0]
+        return cut(seen, generator, self.truncation)
 
     def _size(self, grid: Grid, generator: torch.Generator) -> tuple[int, int, int]:
         """(tubelets, rows, columns) of a block."""
@@ -137,8 +143,8 @@ class RandomTubeMasks:
         count = min(max(round(self.ratio * places), 1), places - 1)
         everywhere = torch.ones(batch, places, dtype=torch.bool, device=generator.device)
         drawn = random_subset(everywhere, count, generator)
-        hidden = torch.zeros_like(everywhere).scatter_(1, drawn, True).repeat(1, grid[0])
-        return cut(~hidden, hidden, generator)
+        seen = everywhere.scatter_(1, drawn, False)
+        return lasting(Masks(first_tokens(seen, places - count), drawn[:, None]), grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,18 +198,42 @@ class MaskGroups:
         return tuple(group.sample(grid, batch, generator) for group in self.groups)
 
 
-def cut(
-    seen: Bool[Tensor, "B N"],
-    hidden: Bool[Tensor, "B N"],
-    generator: torch.Generator,
-    truncation: Truncation = "random",
-) -> Masks:
-    """Contexts and targets of a batch, each cut to the smallest of them."""
-    kept = []
-    for allowed in (seen, hidden):
-        size = int(allowed.sum(dim=1).min())
-        if truncation == "random":
-            kept.append(random_subset(allowed, size, generator))
-        else:
-            kept.append(first_tokens(allowed, size))
-    return Masks(kept[0], kept[1][:, None])
+def lasting(frame: Masks, grid: Grid) -> Masks:
+    """Masks of one frame, for all times of a clip of `grid` (t, h, w) patches."""
+    starts = math.prod(grid[1:]) * torch.arange(grid[0], device=frame.context.device)[:, None]
+    context, targets = (
+        (starts + tokens[..., None, :]).flatten(-2) for tokens in (frame.context, frame.targets)
+    )
+    return Masks(context, targets)
+
+
+def cut(seen: Bool[np.ndarray, "B N"], generator: torch.Generator, truncation: Truncation) -> Masks:
+    """Contexts, and targets of all that is not seen, each cut to the smallest of the batch."""
+    counts = seen.sum(axis=1)
+    hidden = seen.shape[1] - counts
+    most, fewest = int(counts.min()), int(hidden.min())
+    if truncation == "first":
+        allowed = torch.from_numpy(seen)
+        context, targets = first_tokens(allowed, most), first_tokens(~allowed, fewest)
+    else:
+        priority = priorities(seen, generator)
+        order = np.sort(priority, axis=1)
+        least = np.take_along_axis(order, (hidden - fewest)[:, None], axis=1)
+        context = places(priority >= order[:, -most, None], most)
+        targets = places((priority >= least) & ~seen, fewest)
+    return Masks(context, targets[:, None]).to(generator.device)
+
+
+def priorities(
+    seen: Bool[np.ndarray, "B N"], generator: torch.Generator
+) -> Float32[np.ndarray, "B N"]:
+    """Uniform in [0, 1) where a token is seen, in [-1, 0) where it is not.
+
+    One row of random numbers, turned by a random number of tokens for each clip: to a clip the
+    same as numbers of its own.
+    """
+    batch, tokens = seen.shape
+    draw = torch.rand(tokens + batch, generator=generator, device=generator.device).cpu().numpy()
+    row, turn = draw[:tokens], (draw[tokens:] * tokens).astype(np.int64)
+    turned = np.lib.stride_tricks.sliding_window_view(np.concatenate([row, row]), tokens)
+    return np.subtract(turned[turn], ~seen, dtype=np.float32)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jepa import seeds
-from jepa.masks_video import CausalMasks, MaskGroups, RandomTubeMasks, TubeBlockMasks
+from jepa.masks_video import CausalMasks, MaskGroups, RandomTubeMasks, TubeBlockMasks, cut
 
 GRIDS = [(t, h, w) for t, h, w in itertools.product((1, 2, 3, 8), (2, 4, 7, 14), (2, 4, 9, 14))]
 SHORT, LONG = MaskGroups().groups
@@ -89,6 +89,43 @@ def test_no_time_is_preferred_and_the_published_cut_prefers_the_first():
     np.testing.assert_allclose(ours, 1 / 8, atol=0.01)
     published = times_of_context(TubeBlockMasks(blocks=2, scale=0.7, truncation="first"))
     assert 0.75 < published[:3].sum() < 0.9
+
+
+@pytest.mark.parametrize("sampler", [SHORT, LONG], ids=["short", "long"])
+def test_blocks_that_last_for_the_whole_clip_are_cut_by_whole_tubes(sampler):
+    masks = sampler.sample((8, 14, 14), 24, seeds.generator(10))
+    for tokens in (masks.context, masks.targets[:, 0]):
+        times = tokens.view(24, 8, -1) - 196 * torch.arange(8)[:, None]
+        assert torch.equal(times, times[:, :1].expand_as(times))
+    counts = masks.context.shape[1] + masks.targets.shape[2]
+    assert counts < 1568, "something was cut"
+
+
+def test_what_is_kept_of_a_clip_is_any_subset_alike():
+    """Of 8 tokens 3 are seen by the second clip: of the first one's 5 each pair stays as often."""
+    seen = np.array([[1, 1, 0, 1, 1, 0, 1, 0], [0, 0, 1, 0, 1, 0, 1, 0]], dtype=bool)
+    generator, draws = seeds.generator(11), 8000
+    kept = np.zeros((draws, 2, 8))
+    for draw in kept:
+        masks = cut(seen, generator, "random")
+        assert masks.context[1].tolist() == [2, 4, 6]
+        assert masks.targets[0, 0].tolist() == [2, 5, 7]
+        draw[0, masks.context[0]] = 1
+        draw[1, masks.targets[1, 0]] = 1
+    for clip, tokens in ((kept[:, 0], seen[0]), (kept[:, 1], ~seen[1])):
+        assert (clip.sum(axis=1) == 3).all()
+        together = clip.T @ clip / draws
+        wanted = np.outer(tokens, tokens) * (0.3 + 0.3 * np.eye(8))
+        np.testing.assert_allclose(together, wanted, atol=0.03)
+
+
+def test_min_keep_counts_tokens_of_the_whole_clip():
+    sampler = TubeBlockMasks(blocks=2, scale=0.5, min_keep=30, attempts=50)
+    sizes = [
+        sampler.sample((8, 6, 6), 8, seeds.generator(12, step)).context.shape[1]
+        for step in range(20)
+    ]
+    assert 32 <= min(sizes) < 48, "4 whole tubes of 8 tokens are the first that are 30"
 
 
 def test_shares_hidden_are_the_published_ones():
