@@ -80,7 +80,7 @@ class CategoricalCEM:
             chances = (chances + start) / 2
             given = torch.cat([given, one_hot(first_candidates(warm_start, start, action_space))])
         best, clock, trace, entropy = Best.of(start), Clock(self.seconds), [], []
-        elite = Elite(start[None], best.energy[None])
+        elite = Elite(start.flatten(1)[..., None], best.energy[:, None])
         for _ in range(self.iterations):
             if trace and clock.over():
                 break
@@ -88,10 +88,10 @@ class CategoricalCEM:
             drawn = sampled(chances, self.samples - len(given), generator)
             actions = torch.cat([given, drawn])
             energies = best.update(actions, score(world_model, state, energy, actions, self.chunk))
-            elite = best_of(actions, energies, self.elites)
-            share = shares(elite, torch.ones_like(elite.energy))[:, :, None, None]
-            found = share.sum(dim=0) > 0
-            fresh = torch.where(found, (share * elite.actions).sum(dim=0), chances)
+            elite = best_of(actions.permute(1, 2, 3, 0).flatten(1, 2), energies.T, self.elites)
+            share = shares(elite, torch.ones_like(elite.energy))[..., None]
+            taken = torch.bmm(elite.actions, share).view_as(chances)
+            fresh = torch.where(taken.sum(dim=(1, 2), keepdim=True) > 0, taken, chances)
             fresh = (1 - self.floor) * fresh + self.floor / size
             chances = fresh.lerp(chances, self.inertia)
             given = one_hot(chances)[None]
@@ -100,7 +100,7 @@ class CategoricalCEM:
         return Plan(
             best.actions,
             best.energy,
-            candidates=elite.actions,
+            candidates=elite.actions.view(*start.shape, -1).permute(3, 0, 1, 2),
             diagnostics={"energy": torch.stack(trace), "entropy": torch.stack(entropy)},
         )
 

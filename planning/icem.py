@@ -81,22 +81,22 @@ class ICEM(Sampling):
 
 
 def adapted(
-    root: Float[Tensor, "*B H H"],
-    moved: Float[Tensor, "K B H A"],
-    share: Float[Tensor, "K B"],
+    root: Float[Tensor, "B H H"],
+    moved: Float[Tensor, "B D K"],
+    share: Float[Tensor, "B K"],
     adapt: float,
 ) -> Float[Tensor, "B H H"]:
     """Root of (1 - adapt) C + adapt E: C = root root^T, E the correlation of the elite's moves.
 
     Moves are measured from the old mean, as in CMA-ES's rank-mu update, so that the way the search
-    went counts as well as the width of the elite; each step and component on its own scale. Where
-    the elite is empty, C stays.
+    went counts as well as the width of the elite; each step and component on its own scale.
     """
-    rows = moved.permute(1, 2, 3, 0) * share.T[:, None, None].sqrt()
-    scale = rows.square().sum(dim=-1, keepdim=True).sqrt_()
-    unit = rows.div_(scale.clamp_(min=torch.finfo(scale.dtype).tiny)).flatten(2)
-    old = (root @ root.mT).expand(len(unit), -1, -1)
-    new = torch.baddbmm(old, unit, unit.mT, beta=1 - adapt, alpha=adapt / moved.shape[-1])
-    new = torch.where(share.sum(dim=0)[:, None, None] > 0, new, old)
+    rows = moved * share.sqrt()[:, None]
+    scale = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    unit = rows.div_(scale.clamp_(min=torch.finfo(scale.dtype).tiny)).view(*root.shape[:2], -1)
+    components = moved.shape[1] // root.shape[1]
+    new = torch.baddbmm(
+        torch.bmm(root, root.mT), unit, unit.mT, beta=1 - adapt, alpha=adapt / components
+    )
     new.diagonal(dim1=-2, dim2=-1).fill_(1 + 1e-4)  # the elite's is 1, or 0 where nothing moved
     return torch.linalg.cholesky_ex(new).L  # without a check, which would wait for the device

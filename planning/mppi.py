@@ -49,6 +49,6 @@ class MPPI(Sampling):
         )
 
     def _refit(self, old: Gaussian, elite: Elite) -> Gaussian:
-        weight = torch.exp((elite.energy[:1] - elite.energy) / self.temperature)
+        weight = torch.exp((elite.energy[:, :1] - elite.energy) / self.temperature)
         new = weighted(old, elite, shares(elite, weight))
         return new._replace(std=old.std.lerp(new.std, self.adapt))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,34 +58,37 @@ def finite(energy: Float[Tensor, "*S B"]) -> Float[Tensor, "*S B"]:
 
 def noise(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
     """Standard normal noise, from one generator or from one for each environment."""
-    return _drawn(torch.randn, samples, batch, horizon, size, generator)
+    return drawn(torch.randn, (horizon, size, samples), batch, generator).permute(3, 0, 1, 2)
 
 
 def uniform(samples: int, batch: int, horizon: int, size: int, generator: Generators) -> Candidates:
     """Uniform in [0, 1), as `noise`."""
-    return _drawn(torch.rand, samples, batch, horizon, size, generator)
+    return drawn(torch.rand, (horizon, size, samples), batch, generator).permute(3, 0, 1, 2)
 
 
-def _drawn(
-    draw: Callable[..., Tensor],
-    samples: int,
-    batch: int,
-    horizon: int,
-    size: int,
-    generator: Generators,
-) -> Candidates:
-    """In memory as [B, H, A, S], so that noise is coloured by one matrix product."""
-    if isinstance(generator, torch.Generator):
-        shape = (batch, horizon, size, samples)
-        return draw(shape, generator=generator, device=generator.device).permute(3, 0, 1, 2)
-    if len(generator) != batch:
-        raise ValueError(
-            f"need one generator, or one for each of the {batch} environments; got {len(generator)}"
-        )
-    shape = (horizon, size, samples)
-    return torch.stack(
-        [draw(shape, generator=one, device=one.device) for one in generator]
-    ).permute(3, 0, 1, 2)
+def drawn(
+    draw: Callable[..., Tensor], shape: tuple[int, ...], batch: int, generator: Generators
+) -> Float[Tensor, "B *S"]:
+    """Random numbers of `shape` for each environment.
+
+    From one generator: one row of numbers, turned by a random number of places for each
+    environment. To an environment that is the same as numbers of its own, at the price of a copy.
+    """
+    length = math.prod(shape)
+    if not isinstance(generator, torch.Generator):
+        if len(generator) != batch:
+            raise ValueError(
+                "need one generator, or one for each of the "
+                f"{batch} environments; got {len(generator)}"
+            )
+        rows = [draw(length, generator=one, device=one.device) for one in generator]
+        return torch.stack(rows).view(batch, *shape)
+    row = draw(length, generator=generator, device=generator.device)
+    if batch == 1 or not length:
+        return row.expand(batch, -1).view(batch, *shape)
+    turns = torch.randint(length, (batch,), generator=generator, device=generator.device)
+    turned = torch.cat([row, row]).unfold(0, length, 1).index_select(0, turns)
+    return turned.view(batch, *shape)
 
 
 def first_mean(

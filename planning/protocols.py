@@ -17,8 +17,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
-"""One generator for the batch, or one for each environment: then a batch plans exactly what its
-environments would plan one by one."""
+"""One generator for the batch, whose environments then share noise, turned by a random number of
+places for each (`planner.drawn`); or one for each environment: then a batch plans exactly what its
+environments would plan one by one, and copies of one state vary as they do."""
 
 
 @runtime_checkable

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -16,33 +15,36 @@ from torch import Tensor
 
 from jepa.tables import shared_table
 
-from .planner import Candidates, Clock, finite, first_candidates, first_mean, noise, score
+from .planner import Clock, drawn, finite, first_candidates, first_mean, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
+
+Rows = Float[Tensor, "B D S"]
+"""S plans for each environment, of D = H A numbers: whatever is done to them runs along S."""
 
 
 class Gaussian(NamedTuple):
-    """Over action sequences: mean +- std * (root @ white noise), alike for all action components.
+    """Over plans: mean +- std * (root @ white noise), alike for all action components.
 
     root: R of the correlation R R^T of the steps; None: steps are independent.
     """
 
-    mean: Float[Tensor, "B H A"]
-    std: Float[Tensor, "B H A"]
-    root: Float[Tensor, "*B H H"] | None = None
+    mean: Float[Tensor, "B D 1"]
+    std: Float[Tensor, "B D 1"]
+    root: Float[Tensor, "B H H"] | None = None
 
-    def draw(self, white: Candidates) -> Candidates:
+    def draw(self, white: Rows) -> Rows:
         """Moves away from the mean, made of noise of variance 1, which is used up."""
-        moves = white.permute(1, 2, 3, 0)  # [B, H, A, S], as it lies in memory
         if self.root is not None:
-            moves = (self.root @ moves.flatten(2)).unflatten(2, moves.shape[2:])
-        return moves.mul_(self.std[..., None]).permute(3, 0, 1, 2)
+            steps = white.view(len(white), self.root.shape[-1], -1)
+            white = torch.bmm(self.root, steps).view_as(white)
+        return white.mul_(self.std)
 
 
 class Elite(NamedTuple):
     """The best candidates, best first; energies of failures are infinite."""
 
-    actions: Float[Tensor, "K B H A"]
-    energy: Float[Tensor, "K B"]
+    actions: Float[Tensor, "B D K"]
+    energy: Float[Tensor, "B K"]
 
 
 Refit: TypeAlias = Callable[[Gaussian, Elite], Gaussian]
@@ -104,157 +106,180 @@ class Sampling(ABC):
         warm_start: WarmStart | None,
         generator: Generators,
     ) -> Plan:
-        """See `Planner`, and `search` for the diagnostics."""
-        way = self.way()
-        mean = first_mean(warm_start, len(state), self.horizon, action_space)
+        """See `Planner`. Diagnostics: `energy` [I + 1, B] best so far, `std` [I] mean deviation."""
+        way, batch = self.way(), len(state)
+        shape = (self.horizon, len(action_space.low))
+        mean = first_mean(warm_start, batch, self.horizon, action_space)
         std = None if warm_start is None else warm_start.std
         if std is None:
             std = (self.std * action_space.radius).expand_as(mean)
-        return search(
-            partial(score, world_model, state, energy, chunk=self.chunk),
-            partial(
-                noise, batch=len(state), horizon=self.horizon, size=len(action_space.low),
-                generator=generator,
+        given = first_candidates(warm_start, mean, action_space)
+
+        def white(samples: int) -> Rows:
+            return drawn(torch.randn, (math.prod(shape), samples), batch, generator)
+
+        def energy_of(plans: Rows) -> Float[Tensor, "B S"]:
+            actions = plans.view(batch, *shape, -1).permute(3, 0, 1, 2)
+            return finite(score(world_model, state, energy, actions, self.chunk)).T
+
+        found = search(
+            energy_of,
+            white,
+            Gaussian(
+                mean.reshape(batch, -1, 1),
+                std.reshape(batch, -1, 1),
+                None if way.root is None else way.root.to(mean).expand(batch, -1, -1),
             ),
-            action_space,
-            Gaussian(mean, std, None if way.root is None else way.root.to(mean)),
-            first=first_candidates(warm_start, mean, action_space),
-            counts=way.counts,
-            elites=way.elites,
-            kept=way.kept,
-            refit=way.refit,
-            floor=self.min_std * action_space.radius,
+            way,
+            low=action_space.low.repeat(self.horizon)[:, None],
+            high=action_space.high.repeat(self.horizon)[:, None],
+            floor=(self.min_std * action_space.radius).repeat(self.horizon)[:, None],
+            first=given.permute(1, 2, 3, 0).flatten(1, 2),
             seconds=self.seconds,
-        )  # fmt: skip
+        )
+        return Plan(
+            found.actions.view(batch, *shape),
+            found.energy,
+            std=found.gaussian.std.view(batch, *shape),
+            candidates=found.elite.actions.view(batch, *shape, -1).permute(3, 0, 1, 2),
+            diagnostics={"energy": found.energies, "std": found.spread},
+        )
+
+
+class Found(NamedTuple):
+    """What a search ends with: the best plan, the last Gaussian and elite, and how it went."""
+
+    actions: Float[Tensor, "B D"]
+    energy: Float[Tensor, " B"]
+    gaussian: Gaussian
+    elite: Elite
+    energies: Float[Tensor, "I+1 B"]
+    spread: Float[Tensor, " I"]
 
 
 def search(
-    energy_of: Callable[[Candidates], Float[Tensor, "S B"]],
-    white: Callable[[int], Candidates],
-    space: ActionSpace,
+    energy_of: Callable[[Rows], Float[Tensor, "B S"]],
+    white: Callable[[int], Rows],
     gaussian: Gaussian,
+    way: Way,
     *,
-    first: Candidates,
-    counts: Sequence[int],
-    elites: int,
-    kept: int,
-    refit: Refit,
-    floor: Float[Tensor, " A"],
+    low: Float[Tensor, "D 1"],
+    high: Float[Tensor, "D 1"],
+    floor: Float[Tensor, "D 1"],
+    first: Float[Tensor, "B D G"],
     seconds: float | None = None,
-) -> Plan:
-    """Refits a Gaussian to what was best, once for each of `counts`.
+) -> Found:
+    """Refits a Gaussian to what was best, once for each of the counts of `way`.
 
     Samples are drawn in pairs that are mirrored at the mean (Brockhoff et al. 2010, PPSN XI): half
     of the noise, and no accidental slope of a sample. They are clipped to the bounds. The mean is
-    always one of them, and so are `first` in the first iteration and the `kept` best of the last
-    one afterwards, whose energies are known. The last mean is a candidate as well.
+    always one of them, and so are `first` in the first iteration and the best of the last one
+    afterwards, as many as `way` keeps, whose energies are known. The last mean is a candidate too.
 
     Args:
-        energy_of: imagines candidates.
-        white: that many sequences of noise of variance 1, [S, B, H, A].
+        energy_of: imagines plans; never NaN.
+        white: so many plans of noise of variance 1.
         gaussian: to begin with.
-        counts: candidates that are imagined in each iteration, the mean and `first` included.
-        elites: candidates that the Gaussian is refitted to.
-        kept: of these, how many stay candidates.
-        refit: the next Gaussian.
+        low, high: the bounds.
         floor: smallest deviation.
+        first: plans to try, inside the bounds.
         seconds: begin no further iteration after this time.
-
-    Returns:
-        The plan; diagnostics: `energy` [I + 1, B] best so far, `std` [I] mean deviation.
     """
     start, clock = gaussian.mean, Clock(seconds)
-    elite = Elite(start[None], start.new_full((1, len(start)), torch.inf))
-    best, energy, spread = [start], [elite.energy[0]], []
-    for count in counts:
+    elite = Elite(start, start.new_full((len(start), 1), torch.inf))
+    best, energy, spread = [start[..., 0]], [elite.energy[:, 0]], []
+    for count in way.counts:
         if spread and clock.over():
             break
-        known = kept if spread else 0
-        given = torch.cat([elite.actions[:known], gaussian.mean[None], first[: count - 1]])
-        pool = candidates(gaussian, white((count + 1) // 2), space, given, count, known)
-        first = first[:0]
-        fresh = finite(energy_of(pool[known:]))
-        energies = torch.cat([elite.energy[:known], fresh]) if known else fresh
-        elite = best_of(pool, energies, elites)
-        best.append(elite.actions[0].clone())
-        energy.append(elite.energy[0])
-        gaussian = refit(gaussian, elite)
-        gaussian = gaussian._replace(std=gaussian.std.maximum(floor))
+        known = way.kept if spread else 0
+        given = gaussian.mean
+        if known:
+            given = torch.cat([elite.actions[..., :known], given], dim=-1)
+        elif not spread:
+            given = torch.cat([given, first[..., : count - 1]], dim=-1)
+        pool = candidates(gaussian, white((count + 1) // 2), given, count, known)
+        pool.clamp_(min=low).clamp_(max=high)
+        energies = energy_of(pool[..., known:])
+        if known:
+            energies = torch.cat([elite.energy[:, :known], energies], dim=-1)
+        elite = best_of(pool, energies, way.elites)
+        best.append(elite.actions[..., 0].clone())
+        energy.append(elite.energy[:, 0])
+        gaussian = refitted(gaussian, elite, way.refit, floor)
         spread.append(gaussian.std)
-    last = gaussian.mean.clamp(space.low, space.high)
-    energies = torch.stack([*energy, finite(energy_of(last[None]))[0]])
+    last = gaussian.mean.clamp(min=low).clamp_(max=high)
+    energies = torch.stack([*energy, energy_of(last)[:, 0]])
     which = energies.argmin(dim=0)
-    batch = torch.arange(len(which), device=which.device)
-    return Plan(
-        torch.stack([*best, last])[which, batch],
-        energies[which, batch],
-        std=gaussian.std,
-        candidates=elite.actions,
-        diagnostics={
-            "energy": energies[1:].cummin(dim=0).values,
-            "std": torch.stack(spread).flatten(1).mean(dim=1),
-        },
+    return Found(
+        torch.stack([*best, last[..., 0]])[which, torch.arange(len(which), device=which.device)],
+        energies.amin(dim=0),
+        gaussian,
+        elite,
+        energies[1:].cummin(dim=0).values,
+        torch.stack(spread).flatten(1).mean(dim=1),
     )
 
 
 def candidates(
     gaussian: Gaussian,
-    white: Float[Tensor, "N B H A"],
-    space: ActionSpace,
-    given: Float[Tensor, "G B H A"],
+    white: Float[Tensor, "B D N"],
+    given: Float[Tensor, "B D G"],
     samples: int,
     kept: int,
-) -> Candidates:
-    """`samples` in pairs behind `kept` free places; the first ones give way to `given`.
-
-    Inside the bounds, and in memory as [B, H, A, S]: whatever is done to them runs along S.
-    """
-    mean, moves = gaussian.mean[..., None], gaussian.draw(white).permute(1, 2, 3, 0)
+) -> Rows:
+    """`samples` in pairs behind `kept` free places; the first ones give way to `given`."""
+    mean, moves = gaussian.mean, gaussian.draw(white)
     pool = moves.new_empty(*moves.shape[:-1], kept + samples)
-    one, other = pool[..., kept:].tensor_split([len(white)], dim=-1)
-    torch.add(mean, moves, out=one)
-    torch.sub(mean, moves[..., : other.shape[-1]], out=other)
-    pool[..., : len(given)] = given.permute(1, 2, 3, 0)
-    pool.clamp_(min=space.low[:, None]).clamp_(max=space.high[:, None])
-    return pool.permute(3, 0, 1, 2)
+    middle = kept + white.shape[-1]
+    torch.add(mean, moves, out=pool[..., kept:middle])
+    torch.sub(mean, moves[..., : kept + samples - middle], out=pool[..., middle:])
+    pool[..., : given.shape[-1]] = given
+    return pool
 
 
-def best_of(actions: Candidates, energy: Float[Tensor, "S B"], count: int) -> Elite:
-    """The `count` candidates of least energy for each environment."""
-    least, which = energy.topk(min(count, len(energy)), dim=0, largest=False)
-    columns = which.T[:, None, None].expand(-1, *actions.shape[2:], -1)
-    return Elite(actions.permute(1, 2, 3, 0).gather(3, columns).permute(3, 0, 1, 2), least)
+def best_of(plans: Rows, energy: Float[Tensor, "B S"], count: int) -> Elite:
+    """The `count` plans of least energy for each environment."""
+    least, which = energy.topk(min(count, energy.shape[1]), dim=1, largest=False)
+    return Elite(plans.gather(2, which[:, None].expand(-1, plans.shape[1], -1)), least)
 
 
-def weighted(old: Gaussian, elite: Elite, share: Float[Tensor, "K B"]) -> Gaussian:
-    """Mean and deviation of the elite by `shares`; the old ones where nothing is finite."""
-    rows, column = elite.actions.permute(1, 2, 3, 0).flatten(1, 2), share.T[..., None]
-    mean = rows @ column
-    std = ((rows - mean).square_() @ column).sqrt_()
-    found = (elite.energy[0] < torch.inf)[:, None, None]
+def refitted(old: Gaussian, elite: Elite, refit: Refit, floor: Float[Tensor, "D 1"]) -> Gaussian:
+    """The next Gaussian; the old one of environments in which no candidate has a finite energy."""
+    new, found = refit(old, elite), (elite.energy[:, :1] < torch.inf)[..., None]
+    root = new.root
+    if root is not None and old.root is not None and root is not old.root:
+        root = torch.where(found, root, old.root)
     return Gaussian(
-        torch.where(found, mean.view(old.mean.shape), old.mean),
-        torch.where(found, std.view(old.std.shape), old.std),
-        old.root,
+        torch.where(found, new.mean, old.mean),
+        torch.where(found, new.std, old.std).maximum(floor),
+        root,
     )
 
 
-def shares(elite: Elite, weight: Float[Tensor, "K B"]) -> Float[Tensor, "K B"]:
+def weighted(old: Gaussian, elite: Elite, share: Float[Tensor, "B K"]) -> Gaussian:
+    """Mean and deviation of the elite by `shares`."""
+    column = share[..., None]
+    mean = torch.bmm(elite.actions, column)
+    std = torch.bmm((elite.actions - mean).square_(), column).sqrt_()
+    return Gaussian(mean, std, old.root)
+
+
+def shares(elite: Elite, weight: Float[Tensor, "#B K"]) -> Float[Tensor, "B K"]:
     """Weights over their sum; 0 for what is not finite."""
-    weight = torch.where(elite.energy < torch.inf, weight, 0.0)
-    return weight / weight.sum(dim=0).clamp(min=torch.finfo(weight.dtype).tiny)
+    weight = weight.masked_fill(elite.energy == torch.inf, 0.0)
+    return weight / weight.sum(dim=1, keepdim=True).clamp_(min=torch.finfo(weight.dtype).tiny)
 
 
-def log_ranks(elite: Elite) -> Float[Tensor, "K B"]:
+def log_ranks(elite: Elite) -> Float[Tensor, "1 K"]:
     """Weights that fall with the logarithm of the rank (Hansen 2016, arXiv:1604.00772, eq. 49)."""
     energy = elite.energy
-    return _log_ranks(len(energy), energy.dtype, energy.device).expand_as(energy)
+    return _log_ranks(energy.shape[1], energy.dtype, energy.device)
 
 
 @shared_table
-def _log_ranks(count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "K 1"]:
+def _log_ranks(count: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1 K"]:
     rank = torch.arange(1, count + 1, dtype=dtype, device=device)
-    return math.log(count + 0.5) - rank.log()[:, None]
+    return math.log(count + 0.5) - rank.log()[None]
 
 
 @shared_table
