@@ -51,7 +51,14 @@ Refit: TypeAlias = Callable[[Gaussian, Elite], Gaussian]
 
 
 class Way(NamedTuple):
-    """In what sampling planners differ; see `Gaussian` for the root, and `search`."""
+    """In what sampling planners differ.
+
+    root: of the first Gaussian.
+    counts: candidates that are imagined in each iteration, the mean and what is given included.
+    elites: candidates that the Gaussian is refitted to.
+    kept: of these, how many stay candidates.
+    refit: the next Gaussian, of environments that have an elite.
+    """
 
     root: Float[Tensor, "H H"] | None
     counts: Sequence[int]
