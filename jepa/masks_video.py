@@ -23,7 +23,7 @@ from jepa.masks import (
 )
 from jepa.shapes import Grid, Masks
 
-Truncation: TypeAlias = Literal["random", "first"]
+Truncation: TypeAlias = Literal["random", "tubes", "first"]
 
 
 def _range(value: float | tuple[float, float]) -> tuple[float, float]:
@@ -48,9 +48,9 @@ class TubeBlockMasks:
         min_keep: context tokens wanted at least, where the grid has them.
         attempts: draws per clip.
         truncation: `random` keeps a uniformly random choice of tokens, so that no time and no
-            place is preferred: of whole tubes where blocks last for the whole clip. `first` keeps
-            the first tokens, as the published code does: these are in the order of time, so the
-            context is left with the beginning of the clip.
+            place is preferred; `tubes` one of places, each for the whole clip, as long as blocks
+            last (`time` 1). `first` keeps the first tokens, as the published code does: these are
+            in the order of time, so the context is left with the beginning of the clip.
     """
 
     blocks: int = 8
@@ -71,6 +71,11 @@ class TubeBlockMasks:
         for name in ("blocks", "min_keep", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.truncation == "tubes" and _range(self.time)[0] < 1:
+            raise ValueError(
+                "truncation='tubes' keeps whole tubes, so blocks must last for the whole clip, "
+                f"time=1.0; got time={self.time}: use truncation='random'"
+            )
 
     def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks:
         """Masks for `batch` clips of `grid` (t, h, w) patches; targets [batch, 1, Nt].
@@ -79,7 +84,7 @@ class TubeBlockMasks:
         Raises ValueError where there is no room for that.
         """
         size = self._size(grid, generator)
-        if size[0] == grid[0] and self.truncation == "random":
+        if self.truncation == "tubes":
             fewest = math.ceil(self.min_keep / grid[0])
             frame = self._drawn((1, *size[1:]), (1, *grid[1:]), batch, fewest, generator)
             return lasting(frame, grid)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,15 @@ def rows(masks):
 
 
 @pytest.mark.parametrize(
-    "sampler", [SHORT, LONG, RandomTubeMasks(), CausalMasks(seen=(0.2, 0.8))], ids=repr
+    "sampler",
+    [
+        SHORT,
+        LONG,
+        replace(LONG, truncation="tubes"),
+        RandomTubeMasks(),
+        CausalMasks(seen=(0.2, 0.8)),
+    ],
+    ids=repr,
 )
 def test_every_grid_ends_and_gives_disjoint_sorted_tokens_inside_the_clip(sampler):
     for grid in GRIDS:
@@ -92,7 +101,8 @@ def test_no_time_is_preferred_and_the_published_cut_prefers_the_first():
 
 
 @pytest.mark.parametrize("sampler", [SHORT, LONG], ids=["short", "long"])
-def test_blocks_that_last_for_the_whole_clip_are_cut_by_whole_tubes(sampler):
+def test_what_is_seen_of_a_place_may_be_cut_for_all_times_alike(sampler):
+    sampler = replace(sampler, truncation="tubes")
     masks = sampler.sample((8, 14, 14), 24, seeds.generator(10))
     for tokens in (masks.context, masks.targets[:, 0]):
         times = tokens.view(24, 8, -1) - 196 * torch.arange(8)[:, None]
@@ -120,7 +130,7 @@ def test_what_is_kept_of_a_clip_is_any_subset_alike():
 
 
 def test_min_keep_counts_tokens_of_the_whole_clip():
-    sampler = TubeBlockMasks(blocks=2, scale=0.5, min_keep=30, attempts=50)
+    sampler = TubeBlockMasks(blocks=2, scale=0.5, min_keep=30, attempts=50, truncation="tubes")
     sizes = [
         sampler.sample((8, 6, 6), 8, seeds.generator(12, step)).context.shape[1]
         for step in range(20)
@@ -182,6 +192,7 @@ def test_groups_are_drawn_one_after_the_other_and_are_a_function_of_the_seed():
         (lambda: TubeBlockMasks(scale=1.5), "share"),
         (lambda: TubeBlockMasks(scale=(0.5, 0.2)), "ascending"),
         (lambda: TubeBlockMasks(blocks=0), "at least 1"),
+        (lambda: TubeBlockMasks(time=0.5, truncation="tubes"), "whole clip, time=1.0"),
         (lambda: RandomTubeMasks(ratio=1.0), "between 0 and 1"),
         (lambda: CausalMasks(seen=0.0), "between 0 and 1"),
         (lambda: TubeBlockMasks().sample((2, 1, 1), 1, seeds.generator(0)), "nothing to hide"),
