@@ -21,6 +21,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -261,9 +262,11 @@ def compare(name: str, sides: Sequence[str], threads: int, repeats: int) -> dict
 def compare_masks(repeats: int, batch: int = 256) -> dict[str, Measured]:
     """Sampling for a batch, the plain collators against ours."""
     numbers = {}
+    whole_tubes = tuple(replace(group, truncation="tubes") for group in MaskGroups().groups)
     for name, grid, plain, ours in (
         ("masks", (14, 14), collate_blocks, MultiBlockMasks()),
         ("video_masks", (8, 14, 14), collate_tubes, MaskGroups()),
+        ("tube_masks", (8, 14, 14), collate_tubes, MaskGroups(groups=whole_tubes)),
     ):
         times: list[tuple[float, float]] = []
         for turn in range(repeats + 1):
