@@ -83,10 +83,10 @@ def random_subset(
     refused = ~allowed.cpu().numpy()
     priority = np.subtract(draw.cpu().numpy(), refused, dtype=np.float32)  # less than 0
     least = np.sort(priority, axis=1)[:, allowed.shape[1] - size]
-    return places(priority >= least[:, None], size).to(allowed.device)
+    return token_indices(priority >= least[:, None], size).to(allowed.device)
 
 
-def places(picked: Bool[np.ndarray, "B N"], size: int) -> Int64[Tensor, "B K"]:
+def token_indices(picked: Bool[np.ndarray, "B N"], size: int) -> Int64[Tensor, "B K"]:
     """Where the first `size` True entries of each row are; no row has fewer."""
     batch, tokens = picked.shape
     index = np.flatnonzero(picked)
@@ -168,7 +168,7 @@ class MultiBlockMasks:
                 f"context block {context}: use a larger image, a smaller patch or smaller targets"
             )
 
-        def corners(size: tuple[int, int], *shape: int) -> tuple[np.ndarray, np.ndarray]:
+        def places(size: tuple[int, int], *shape: int) -> tuple[np.ndarray, np.ndarray]:
             draw = torch.rand((2, *shape), generator=generator, device=device).cpu().numpy()
             rows, columns = (
                 (u * np.float32(side - length + 1)).astype(np.int64)
@@ -176,10 +176,10 @@ class MultiBlockMasks:
             )
             return rows, columns
 
-        top, left = corners(target, batch, self.attempts, self.targets)
+        top, left = places(target, batch, self.attempts, self.targets)
         for start in (top, left):
             start[:, -1] = start[:, -1, :1]
-        seen_top, seen_left = corners(context, batch, self.attempts)
+        seen_top, seen_left = places(context, batch, self.attempts)
         inside = np.add.outer(np.arange(target[0]) * grid[1], np.arange(target[1])).flatten()
 
         def attempt(rows: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,8 +17,8 @@ from jepa.masks import (
     block_size,
     first_good,
     first_tokens,
-    places,
     random_subset,
+    token_indices,
     within,
 )
 from jepa.shapes import Grid, Masks
@@ -224,8 +224,8 @@ def cut(seen: Bool[np.ndarray, "B N"], generator: torch.Generator, truncation: T
         priority = priorities(seen, generator)
         order = np.sort(priority, axis=1)
         least = np.take_along_axis(order, (hidden - fewest)[:, None], axis=1)
-        context = places(priority >= order[:, -most, None], most)
-        targets = places((priority >= least) & ~seen, fewest)
+        context = token_indices(priority >= order[:, -most, None], most)
+        targets = token_indices((priority >= least) & ~seen, fewest)
     return Masks(context, targets[:, None]).to(generator.device)
 
 

@@ -45,10 +45,10 @@ class Line:
         return unroll(self.step, state, actions)
 
 
-def levels_of(rhythm=4, top_horizon=6):
+def levels_of(rhythm=4, top_horizon=6, iterations=3):
     """Stride 4; the upper level counts in tenths."""
-    planner = ICEM(horizon=5, samples=24, iterations=3)
-    above = ICEM(horizon=top_horizon, samples=24, iterations=3)
+    planner = ICEM(horizon=5, samples=24, iterations=iterations)
+    above = ICEM(horizon=top_horizon, samples=24, iterations=iterations)
     return [
         Level(world_model=Line(1.0), planner=planner, action_space=BOX, energy=closest),
         Level(
@@ -75,7 +75,7 @@ def seen(here, goal):
 def test_the_goal_is_handed_down_when_it_is_near_and_a_subgoal_before():
     handed = set()
     for seed in range(12):
-        agent = HierarchicalAgent(levels_of(top_horizon=2), seed=seed)
+        agent = HierarchicalAgent(levels_of(top_horizon=2, iterations=10), seed=seed)
         agent.act(seen([0.0, 0.0], [20.0, 3.0]))
         low, top = agent.thoughts
         assert top.final.tolist() == [True, True]
@@ -83,11 +83,11 @@ def test_the_goal_is_handed_down_when_it_is_near_and_a_subgoal_before():
         far, near = top.arriving.tolist()
         assert not far
         assert low.final.tolist() == [False, near]
-        # The far subgoal lies 4 ahead; the lowest level goes there, or to the near goal.
+        # The far subgoal lies 4 ahead; the lowest level goes there, or to the near goal at 3.
         assert top.imagined["latent"][0, 0].item() == pytest.approx(40, abs=4)
         assert low.imagined["latent"][0, 3].item() == pytest.approx(4, abs=0.8)
         aim = 3.0 if near else top.imagined["latent"][1, 0].item() / 10
-        assert low.imagined["latent"][1].sub(aim).abs().min() < 0.5
+        assert low.imagined["latent"][1].sub(aim).abs().min() < 0.3
         handed.add(near)
     assert handed == {True, False}
 
