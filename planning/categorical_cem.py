@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .planner import Best, Candidates, Clock, first_candidates, first_mean, score, uniform
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
-from .sampling import Elite, best_of, shares
+from .sampling import Elite, as_candidates, as_rows, best_of, shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class CategoricalCEM:
             chances = (chances + start) / 2
             given = torch.cat([given, one_hot(first_candidates(warm_start, start, action_space))])
         best, clock, trace, entropy = Best.of(start), Clock(self.seconds), [], []
-        elite = Elite(start.flatten(1)[..., None], best.energy[:, None])
+        elite = Elite(as_rows(start[None]), best.energy[:, None])
         for _ in range(self.iterations):
             if trace and clock.over():
                 break
@@ -88,7 +88,7 @@ class CategoricalCEM:
             drawn = sampled(chances, self.samples - len(given), generator)
             actions = torch.cat([given, drawn])
             energies = best.update(actions, score(world_model, state, energy, actions, self.chunk))
-            elite = best_of(actions.permute(1, 2, 3, 0).flatten(1, 2), energies.T, self.elites)
+            elite = best_of(as_rows(actions), energies.T, self.elites)
             share = shares(elite, torch.ones_like(elite.energy))[..., None]
             taken = torch.bmm(elite.actions, share).view_as(chances)
             fresh = torch.where(taken.sum(dim=(1, 2), keepdim=True) > 0, taken, chances)
@@ -100,7 +100,7 @@ class CategoricalCEM:
         return Plan(
             best.actions,
             best.energy,
-            candidates=elite.actions.view(*start.shape, -1).permute(3, 0, 1, 2),
+            candidates=as_candidates(elite.actions, (self.horizon, size)),
             diagnostics={"energy": torch.stack(trace), "entropy": torch.stack(entropy)},
         )
 

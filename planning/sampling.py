@@ -15,11 +15,21 @@ from torch import Tensor
 
 from jepa.tables import shared_table
 
-from .planner import Clock, drawn, finite, first_candidates, first_mean, score
+from .planner import Candidates, Clock, drawn, finite, first_candidates, first_mean, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 Rows = Float[Tensor, "B D S"]
 """S plans for each environment, of D = H A numbers: whatever is done to them runs along S."""
+
+
+def as_rows(plans: Candidates) -> Rows:
+    """Candidates as a search works on them."""
+    return plans.permute(1, 2, 3, 0).flatten(1, 2)
+
+
+def as_candidates(rows: Rows, shape: tuple[int, int]) -> Candidates:
+    """Rows as plans of `shape` (H, A)."""
+    return rows.view(len(rows), *shape, -1).permute(3, 0, 1, 2)
 
 
 class Gaussian(NamedTuple):
@@ -126,7 +136,7 @@ class Sampling(ABC):
             return drawn(torch.randn, (math.prod(shape), samples), batch, generator)
 
         def energy_of(plans: Rows) -> Float[Tensor, "B S"]:
-            actions = plans.view(batch, *shape, -1).permute(3, 0, 1, 2)
+            actions = as_candidates(plans, shape)
             return finite(score(world_model, state, energy, actions, self.chunk)).T
 
         found = search(
@@ -141,14 +151,14 @@ class Sampling(ABC):
             low=action_space.low.repeat(self.horizon)[:, None],
             high=action_space.high.repeat(self.horizon)[:, None],
             floor=(self.min_std * action_space.radius).repeat(self.horizon)[:, None],
-            first=given.permute(1, 2, 3, 0).flatten(1, 2),
+            first=as_rows(given),
             seconds=self.seconds,
         )
         return Plan(
             found.actions.view(batch, *shape),
             found.energy,
             std=found.gaussian.std.view(batch, *shape),
-            candidates=found.elite.actions.view(batch, *shape, -1).permute(3, 0, 1, 2),
+            candidates=as_candidates(found.elite.actions, shape),
             diagnostics={"energy": found.energies, "std": found.spread},
         )
 
