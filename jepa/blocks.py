@@ -43,8 +43,13 @@ class Block(TimmBlock):
         self, x: Float[Tensor, "B N D"], rope: Rope | None = None, asked: int | None = None
     ) -> Float[Tensor, "B n D"]:
         change = self.attn(self.norm1(x), rope, asked)
-        x = (x if asked is None else x[:, -asked:]) + change
-        return x + self.mlp(self.norm2(x))
+        x = added(x if asked is None else x[:, -asked:], change)
+        return added(x, self.mlp(self.norm2(x)))
+
+
+def added(x: Float[Tensor, "B n D"], change: Float[Tensor, "B n D"]) -> Float[Tensor, "B n D"]:
+    """The sum. Processors add tensors of two precisions slowly: there the change is cast before."""
+    return x + (change.to(x.dtype) if x.device.type == "cpu" else change)
 
 
 class Blocks(nn.ModuleList):

@@ -1,7 +1,9 @@
-"""Linear layers whose float32 products are fast on AMD's processors too.
+"""Linear layers that are faster than torch's on processors, by way of oneDNN.
 
 torch multiplies float32 matrices with MKL, which leaves half of an AMD processor's vector width
-unused; oneDNN, which comes with torch as well, does not. Everywhere else this is torch's layer.
+unused; oneDNN, which comes with torch as well, does not. In bfloat16 torch calls oneDNN too, but
+writes the biases into every row first, and has the products added. Everywhere else, and where
+matrices are small, this is torch's layer.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALLEST = 1 << 22  # multiplications: below, a call costs more than it saves
+BIASES = 1 << 20  # numbers of an output: below, writing the biases costs less than a call
 
 
 class Linear(nn.Linear):
@@ -30,20 +33,39 @@ def linear(
     x: Float[Tensor, "*B D"], weight: Float[Tensor, "E D"], bias: Float[Tensor, " E"] | None = None
 ) -> Float[Tensor, "*B E"]:
     """x weight^T + bias."""
+    rows = x.shape[:-1]
     if fast_product(x) and x.numel() * len(weight) >= SMALLEST:
-        return OneDNNLinear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
+        return OneDNNLinear.apply(x.flatten(0, -2), weight, bias).unflatten(0, rows)
+    if bias is not None and half_product(x) and rows.numel() * len(weight) >= BIASES:
+        x, weight, bias = (part.bfloat16() for part in (x, weight, bias))
+        return OneDNNLinear.apply(x.flatten(0, -2), weight, bias).unflatten(0, rows)
     return F.linear(x, weight, bias)
 
 
 def fast_product(x: Tensor) -> bool:
-    """Whether oneDNN is to multiply `x`: float32, outside autocast, on a processor as above."""
+    """Whether oneDNN is to multiply `x`: float32, outside autocast, on an AMD as above."""
     return (
-        not torch.compiler.is_compiling()  # which chooses products itself, and stops at the rest
+        eager_on_cpu(x)
         and x.dtype == torch.float32
-        and x.device.type == "cpu"
         and slow_mkl()
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def half_product(x: Tensor) -> bool:
+    """Whether the product of `x` is one of bfloat16 that a processor makes without detours."""
+    return (
+        eager_on_cpu(x)
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and bool(processor().get("avx512_bf16"))
+        and has_one_dnn()
+    )
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """Not inside torch.compile, which chooses products itself, and stops at those chosen here."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @functools.cache
@@ -95,9 +117,10 @@ class OneDNNLinear(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         gradient = gradient.contiguous()
+        times = product if gradient.dtype == torch.float32 else F.linear  # there without a bias
         for_x, for_weight, for_bias = ctx.needs_input_grad
         return (
-            product(gradient, weight.T) if for_x else None,
-            product(gradient.T, x.T) if for_weight else None,
+            times(gradient, weight.T) if for_x else None,
+            times(gradient.T, x.T) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
         )

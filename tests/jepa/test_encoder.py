@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from jepa.blocks import added
 from jepa.checkpoint import load_frozen_encoder, save_encoder
 from jepa.encoder import VisionTransformer, vit_base, vit_huge, vit_large, vit_small, vit_tiny
 from jepa.frozen import FrozenEncoder
@@ -24,6 +25,18 @@ from jepa.timm_encoder import TimmEncoder
 def small(**changes):
     sizes = dict(image_size=32, patch_size=8, channels=3, dim=32, depth=3, heads=2)
     return VisionTransformer(**{**sizes, **changes})
+
+
+def test_a_change_of_fewer_digits_is_added_as_torch_adds_it():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 4, generator=draw, requires_grad=True)
+    change = torch.randn(2, 3, 4, generator=draw).bfloat16().requires_grad_()
+    gradient = torch.randn(2, 3, 4, generator=draw)
+    sums = [x + change, added(x, change)]
+    gradients = [torch.autograd.grad(total, (x, change), gradient) for total in sums]
+    for torchs, ours in zip((sums[0], *gradients[0]), (sums[1], *gradients[1]), strict=True):
+        assert ours.dtype == torchs.dtype
+        assert torch.equal(ours, torchs)
 
 
 def test_patch_embedding_is_the_convolution():

@@ -48,6 +48,33 @@ def test_the_layer_takes_this_way_where_it_pays_and_gives_the_same(monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.skipif(
+    not linear.processor().get("avx512_bf16"), reason="the processor multiplies no bfloat16"
+)
+@pytest.mark.parametrize("learning", [True, False])
+def test_under_autocast_the_bits_are_those_of_torch(learning, monkeypatch):
+    calls = []
+    product = linear.product
+    monkeypatch.setattr(linear, "product", lambda *given: calls.append(given) or product(*given))
+    found = []
+    for least in (2 * 3 * 5 * 6 + 1, 2 * 3 * 5 * 6):  # numbers of an output: torch, and oneDNN
+        monkeypatch.setattr(linear, "BIASES", least)
+        given = [draw(2, 3, 5, 8, seed=4), draw(6, 8, seed=5), draw(6, seed=6)]
+        x, weight, bias = (part.requires_grad_(learning) for part in given)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = linear.linear(x, weight, bias)
+            linear.linear(x, weight)  # without biases there is nothing to gain
+        assert output.dtype == torch.bfloat16
+        found.append([output.detach()])
+        if learning:
+            output.backward(draw(2, 3, 5, 6, seed=7).bfloat16())
+            found[-1] += [part.grad for part in given]
+    assert len(calls) == 1
+    for torchs, ours in zip(*found, strict=True):
+        assert ours.dtype == torchs.dtype
+        assert torch.equal(ours, torchs)
+
+
 def test_what_is_part_of_longer_rows_is_copied_and_transposes_are_not():
     whole = draw(6, 8, seed=5)
     part = linear.without_gaps(whole[:, 2:5])
