@@ -54,9 +54,16 @@ def test_long_float32_sequences_by_way_of_onednn(monkeypatch):
 
 
 @pytest.mark.parametrize("tiles", [True, False])
-def test_bfloat16_is_as_near_as_its_digits(tiles, monkeypatch):
-    """Learning, and frozen on a processor with tiles and on one without."""
+@pytest.mark.parametrize(
+    ("many", "cache"),
+    [(attention.MANY, attention.CACHE), (0, attention.CACHE), (0, 2 * 11 * 33), (0, 2 * 11 * 4)],
+)
+def test_bfloat16_is_as_near_as_its_digits(tiles, many, cache, monkeypatch):
+    """Learning, and frozen on a processor with tiles and on one without; scores are kept, or
+    recomputed, all at once, for three heads, and for four rows of one."""
     monkeypatch.setattr(attention, "TILES", tiles)
+    monkeypatch.setattr(attention, "MANY", many)
+    monkeypatch.setattr(attention, "CACHE", cache)
     exact, *gradients = outcome(formula, torch.float64)
     with torch.no_grad():
         frozen = attend(*given(torch.bfloat16))
@@ -66,3 +73,23 @@ def test_bfloat16_is_as_near_as_its_digits(tiles, monkeypatch):
         torch.testing.assert_close(output.double(), exact, atol=0.03, rtol=0.03)
     for gradient, true in zip(ours, gradients, strict=True):
         assert (gradient.double() - true).norm() < 0.02 * true.norm()
+
+
+@pytest.mark.parametrize("asked", [11, 3])
+def test_recomputed_scores_give_the_gradients_of_kept_ones_and_are_not_kept(asked, monkeypatch):
+    q, k, v = given(torch.bfloat16)
+    parts = [part.clone().requires_grad_() for part in (q[:, :, -asked:], k, v)]
+    gradient = torch.ones(2, 4, 8, asked, dtype=torch.bfloat16).mT  # not contiguous
+    found, kept = [], []
+    for many in (attention.MANY, 0):
+        monkeypatch.setattr(attention, "MANY", many)
+        shapes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, shapes=shapes: shapes.append(x.shape[-2:]) or x, lambda x: x
+        ):
+            output = attend(*parts)
+        kept.append((asked, 11) in shapes)
+        found.append(torch.autograd.grad(output, parts, gradient))
+    assert kept == [True, False]
+    for ours, plain in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, plain, atol=0.02, rtol=0.02)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jepa import linear
 from jepa.datasets import folders
 from jepa.encoder import VisionTransformer
 from jepa.frozen import Normalize
@@ -63,6 +64,19 @@ def test_flops_are_three_forward_passes_of_what_learns_and_one_of_the_target(fou
     """Attention's own products, which the truth leaves out, are a tenth here."""
     told, linear = found
     assert linear < told.flops < 1.25 * linear
+
+
+@pytest.mark.skipif(
+    not linear.processor().get("avx512_bf16"), reason="the processor multiplies no bfloat16"
+)
+def test_flops_are_the_same_whichever_operator_makes_the_products(monkeypatch):
+    told = []
+    for least in (1, 1 << 60):  # numbers of an output from which it is oneDNN's fused operator
+        monkeypatch.setattr(linear, "BIASES", least)
+        batches = [Batch(torch.zeros(16, 1, 32, 32).byte())]
+        found = estimate(tiny(), batches, bfloat16=True, device=torch.device("cpu"))
+        told.append(found.flops)
+    assert told[0] == told[1] > 0
 
 
 def test_parameters_and_state_are_counted(found):
