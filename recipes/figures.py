@@ -98,7 +98,7 @@ def ranks(number: str) -> tuple[Curve, ...]:
 PANELS = (
     Panel("Loss", (Curve("loss"),), large=True, smooth=True),
     Panel(
-        "Online probes: top-1 on held-out training images",
+        "Online probes: top-1 on held-out training samples",
         (
             Curve("online/target/linear_top1", "target, linear", BLUE),
             Curve("online/target/knn_top1", "target, kNN", BLUE, "--"),

@@ -146,9 +146,9 @@ def pretraining_part(folder: Path) -> Html:
     html = ""
     rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
     if rows:
-        last = rows[-1]
+        done = max(row["step"] + ("loss" in row) for row in rows)  # a loss is of a step begun
         html += (
-            f'<p class="muted">{last["step"]:,.0f} steps in {duration(last["seconds"])}.</p>'
+            f'<p class="muted">{done:,.0f} steps in {duration(rows[-1]["seconds"])}.</p>'
             f'<div class="large">{"".join(figures.curve_panels(rows, large=True))}</div>'
             f'<div class="small">{"".join(figures.curve_panels(rows, large=False))}</div>'
         )

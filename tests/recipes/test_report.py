@@ -113,6 +113,16 @@ def test_loads_nothing_from_outside(run):
     assert str(run) not in text
 
 
+@pytest.mark.parametrize("probed_at_the_end", [True, False])
+def test_steps_are_counted_though_rows_are_numbered_from_0(run, probed_at_the_end):
+    probed = {"step": 90.0, "seconds": 45.0, "online/target/knn_top1": 0.5}
+    with (run / "encoder/metrics.jsonl").open("a") as file:
+        file.write("\n" + json.dumps(probed) if probed_at_the_end else "")
+    made(run)
+    assert "90 steps in" in (run / "report.html").read_text()
+    assert "89 steps" not in (run / "report.html").read_text()
+
+
 def test_prints_the_path_of_the_page(run, capsys):
     report(run=run)
     assert capsys.readouterr().out.strip() == str(run / "report.html")
