@@ -34,12 +34,11 @@ def linear(
 ) -> Float[Tensor, "*B E"]:
     """x weight^T + bias."""
     rows = x.shape[:-1]
-    if fast_product(x) and x.numel() * len(weight) >= SMALLEST:
-        return OneDNNLinear.apply(x.flatten(0, -2), weight, bias).unflatten(0, rows)
     if bias is not None and half_product(x) and rows.numel() * len(weight) >= BIASES:
         x, weight, bias = (part.bfloat16() for part in (x, weight, bias))
-        return OneDNNLinear.apply(x.flatten(0, -2), weight, bias).unflatten(0, rows)
-    return F.linear(x, weight, bias)
+    elif not (fast_product(x) and x.numel() * len(weight) >= SMALLEST):
+        return F.linear(x, weight, bias)
+    return OneDNNLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*rows, -1)
 
 
 def fast_product(x: Tensor) -> bool:

@@ -46,6 +46,9 @@ def test_the_layer_takes_this_way_where_it_pays_and_gives_the_same(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert len(calls) == 1
+    monkeypatch.setattr(linear, "SMALLEST", 1)
+    torch.testing.assert_close(layer(x[0, 0, 0]), plain(x[0, 0, 0]))  # a single row, [D]
+    assert len(calls) == 2
 
 
 @pytest.mark.skipif(
