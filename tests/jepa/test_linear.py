@@ -55,7 +55,8 @@ def test_the_layer_takes_this_way_where_it_pays_and_gives_the_same(monkeypatch):
     not linear.processor().get("avx512_bf16"), reason="the processor multiplies no bfloat16"
 )
 @pytest.mark.parametrize("learning", [True, False])
-def test_under_autocast_the_bits_are_those_of_torch(learning, monkeypatch):
+def test_under_autocast_the_numbers_are_those_of_torch(learning, monkeypatch):
+    """To the last of bfloat16's digits, whose rounding another processor may do otherwise."""
     calls = []
     product = linear.product
     monkeypatch.setattr(linear, "product", lambda *given: calls.append(given) or product(*given))
@@ -74,8 +75,7 @@ def test_under_autocast_the_bits_are_those_of_torch(learning, monkeypatch):
             found[-1] += [part.grad for part in given]
     assert len(calls) == 1
     for torchs, ours in zip(*found, strict=True):
-        assert ours.dtype == torchs.dtype
-        assert torch.equal(ours, torchs)
+        torch.testing.assert_close(ours, torchs, rtol=2**-8, atol=2**-8)
 
 
 def test_what_is_part_of_longer_rows_is_copied_and_transposes_are_not():
