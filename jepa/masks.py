@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Bool, Float32, Int64, Integer
 from torch import Tensor
 
 from jepa.shapes import Grid, Masks
@@ -75,15 +75,19 @@ def first_good(
     return *best, counts
 
 
+def uniform(generator: torch.Generator, *shape: int) -> Float32[np.ndarray, "*S"]:
+    """Random numbers in [0, 1), drawn on the generator's device."""
+    return torch.rand(shape, generator=generator, device=generator.device).cpu().numpy()
+
+
 def random_subset(
-    allowed: Bool[Tensor, "B N"], size: int, generator: torch.Generator
+    allowed: Bool[np.ndarray, "B N"], size: int, draw: Float32[np.ndarray, "B N"]
 ) -> Int64[Tensor, "B K"]:
-    """`size` allowed tokens of each row, uniformly at random, in raster order."""
-    draw = torch.rand(allowed.shape, generator=generator, device=allowed.device)
-    refused = ~allowed.cpu().numpy()
-    priority = np.subtract(draw.cpu().numpy(), refused, dtype=np.float32)  # less than 0
-    least = np.sort(priority, axis=1)[:, allowed.shape[1] - size]
-    return token_indices(priority >= least[:, None], size).to(allowed.device)
+    """The `size` allowed tokens of each row for which the most was drawn, in raster order."""
+    priority = np.subtract(draw, ~allowed, dtype=np.float32)  # less than 0 where refused
+    place = allowed.shape[1] - size
+    least = np.partition(priority, place, axis=1)[:, place]
+    return token_indices(priority >= least[:, None], size)
 
 
 def token_indices(picked: Bool[np.ndarray, "B N"], size: int) -> Int64[Tensor, "B K"]:
@@ -92,7 +96,9 @@ def token_indices(picked: Bool[np.ndarray, "B N"], size: int) -> Int64[Tensor, "
     index = np.flatnonzero(picked)
     if len(index) > batch * size:  # rare: numbers that are equal
         index = np.flatnonzero(picked & (picked.cumsum(axis=1) <= size))
-    return torch.from_numpy(index.reshape(batch, size) - tokens * np.arange(batch)[:, None])
+    index = index.reshape(batch, size)
+    index -= tokens * np.arange(batch)[:, None]
+    return torch.from_numpy(index)
 
 
 def first_tokens(allowed: Bool[Tensor, "*S N"], size: int) -> Int64[Tensor, "*S K"]:
@@ -158,7 +164,6 @@ class MultiBlockMasks:
         torch. The same generator state gives the same masks. Raises ValueError where a target
         block and a context block cannot both fit, as on a 1x1 grid.
         """
-        device = generator.device
         scale, aspect, context_scale = self._sizes(generator)
         target = block_size(grid, scale, aspect)
         context = block_size(grid, context_scale, 1.0)
@@ -169,7 +174,7 @@ class MultiBlockMasks:
             )
 
         def places(size: tuple[int, int], *shape: int) -> tuple[np.ndarray, np.ndarray]:
-            draw = torch.rand((2, *shape), generator=generator, device=device).cpu().numpy()
+            draw = uniform(generator, 2, *shape)
             rows, columns = (
                 (u * np.float32(side - length + 1)).astype(np.int64)
                 for u, side, length in zip(draw, grid, size, strict=True)
@@ -192,11 +197,8 @@ class MultiBlockMasks:
             return seen, hidden
 
         seen, hidden, counts = first_good(batch, self.attempts, self.min_keep, attempt)
-        allowed = torch.from_numpy(seen).to(device)
-        return Masks(
-            context=random_subset(allowed, int(counts.min()), generator),
-            targets=torch.from_numpy(hidden).to(device),
-        )
+        kept = random_subset(seen, int(counts.min()), uniform(generator, *seen.shape))
+        return Masks(kept, torch.from_numpy(hidden)).to(generator.device)
 
     def _sizes(self, generator: torch.Generator) -> list[float]:
         ranges = (self.target_scale, self.target_aspect, self.context_scale)

@@ -18,7 +18,7 @@ from jepa.masks import (
     first_good,
     first_tokens,
     random_subset,
-    token_indices,
+    uniform,
     within,
 )
 from jepa.shapes import Grid, Masks
@@ -97,8 +97,7 @@ class TubeBlockMasks:
 
         def attempt(rows: np.ndarray, number: int) -> tuple[np.ndarray]:
             blocks = 1 if number == self.attempts - 1 else self.blocks
-            shape = (3, len(rows), blocks)
-            draw = torch.rand(shape, generator=generator, device=generator.device).cpu().numpy()
+            draw = uniform(generator, 3, len(rows), blocks)
             times, down, across = (
                 within((u * np.float32(side - length + 1)).astype(np.int64), length, side)
                 for u, side, length in zip(draw, grid, size, strict=True)
@@ -146,10 +145,11 @@ class RandomTubeMasks:
         if places < 2:
             raise ValueError(f"nothing to hide and to see on a {grid} grid: 2 patches are needed")
         count = min(max(round(self.ratio * places), 1), places - 1)
-        everywhere = torch.ones(batch, places, dtype=torch.bool, device=generator.device)
-        drawn = random_subset(everywhere, count, generator)
-        seen = everywhere.scatter_(1, drawn, False)
-        return lasting(Masks(first_tokens(seen, places - count), drawn[:, None]), grid)
+        everywhere = np.ones((batch, places), dtype=bool)
+        drawn = random_subset(everywhere, count, uniform(generator, batch, places))
+        seen = torch.from_numpy(everywhere).scatter_(1, drawn, False)
+        frame = Masks(first_tokens(seen, places - count), drawn[:, None])
+        return lasting(frame, grid).to(generator.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,24 +221,18 @@ def cut(seen: Bool[np.ndarray, "B N"], generator: torch.Generator, truncation: T
         allowed = torch.from_numpy(seen)
         context, targets = first_tokens(allowed, most), first_tokens(~allowed, fewest)
     else:
-        priority = priorities(seen, generator)
-        order = np.sort(priority, axis=1)
-        least = np.take_along_axis(order, (hidden - fewest)[:, None], axis=1)
-        context = token_indices(priority >= order[:, -most, None], most)
-        targets = token_indices((priority >= least) & ~seen, fewest)
+        draw = turned(generator, *seen.shape)
+        context, targets = random_subset(seen, most, draw), random_subset(~seen, fewest, draw)
     return Masks(context, targets[:, None]).to(generator.device)
 
 
-def priorities(
-    seen: Bool[np.ndarray, "B N"], generator: torch.Generator
-) -> Float32[np.ndarray, "B N"]:
-    """Uniform in [0, 1) where a token is seen, in [-1, 0) where it is not.
+def turned(
+    generator: torch.Generator, batch: int, tokens: int
+) -> Float32[np.ndarray, "batch tokens"]:
+    """One row of random numbers in [0, 1), turned by a random number of tokens for each clip.
 
-    One row of random numbers, turned by a random number of tokens for each clip: to a clip the
-    same as numbers of its own.
+    To a clip the same as numbers of its own.
     """
-    batch, tokens = seen.shape
-    draw = torch.rand(tokens + batch, generator=generator, device=generator.device).cpu().numpy()
+    draw = uniform(generator, tokens + batch)
     row, turn = draw[:tokens], (draw[tokens:] * tokens).astype(np.int64)
-    turned = np.lib.stride_tricks.sliding_window_view(np.concatenate([row, row]), tokens)
-    return np.subtract(turned[turn], ~seen, dtype=np.float32)
+    return np.lib.stride_tricks.sliding_window_view(np.concatenate([row, row]), tokens)[turn]
