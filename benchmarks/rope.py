@@ -9,6 +9,8 @@ of torch's fused attention in every precision as well (published). Prints a Mark
     python benchmarks/rope.py --threads 2
 """
 
+# pyright: reportMissingImports=false
+# (the folders are mapped into `jepa` at installation)
 from __future__ import annotations
 
 import argparse
@@ -27,6 +29,7 @@ from jepa.attention import attend
 from jepa.encoder import VisionTransformer, vit_small, vit_tiny
 from jepa.linear import Linear
 from jepa.masks_video import MaskGroups
+from jepa.recipes.fit import fast_bfloat16
 from jepa.shapes import Grid
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -139,7 +142,11 @@ def main() -> None:
         "ViT-Ti/16, 16 x 128 x 128": (vit_tiny(image_size=128, **video), 4, 128),
         "ViT-S/16, 16 x 224 x 224": (vit_small(image_size=224, **video), 1, 224),
     }
-    print(f"{options.threads} threads, median of {options.repeats}, float32 and bfloat16\n")
+    precisions = ["float32", "bfloat16"] if fast_bfloat16("cpu") else ["float32"]
+    print(f"{options.threads} threads, median of {options.repeats}, {' and '.join(precisions)}")
+    if "bfloat16" not in precisions:
+        print("bfloat16 is left out: this processor has no products of it")
+    print()
     print("| model, clip | precision | what | one table, ms | anew | published | difference |")
     print("|---|---|---|---|---|---|---|")
     for name, (encoder, batch, side) in cases.items():
@@ -155,7 +162,7 @@ def main() -> None:
                 for reference in references
             ]
         difference = max(differences).item()
-        for precision in ("float32", "bfloat16"):
+        for precision in precisions:
             half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
             def forward(model: nn.Module, clips=clips, half=half) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +73,16 @@ class Hardware:
     threads: int | None = None
 
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
-        """Lightning's name of the precision."""
-        if self.precision == "auto":
-            return "bf16-mixed" if fast_bfloat16(self.accelerator) else "32-true"
-        return "bf16-mixed" if self.precision == "bf16" else "32-true"
+        """Lightning's name of the precision; warns of bf16 on a processor that only emulates it."""
+        fast = fast_bfloat16(self.accelerator)
+        if self.precision == "bf16" and not fast and self.device().type == "cpu":
+            warnings.warn(
+                "precision is bf16, but this processor has no products of bfloat16: they can take "
+                "a hundred times as long as those of float32; use precision=auto or float32",
+                stacklevel=2,
+            )
+        bf16 = fast if self.precision == "auto" else self.precision == "bf16"
+        return "bf16-mixed" if bf16 else "32-true"
 
     def feature_precision(self) -> Literal["bfloat16", "float32"]:
         """The probes' name of the precision."""
