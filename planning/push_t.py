@@ -45,8 +45,8 @@ class PushT(Simulator):
         package = optional("gym_pusht.envs", extra="pusht", purpose="Push-T")
         self.name, self.size, self.radius, self.max_steps = "push_t", size, radius, max_steps
         self.reach, self.pushes = np.float32(reach), pushes
-        self.env: Any = package.PushTEnv(
-            obs_type="pixels", observation_width=size, observation_height=size
+        self.env: Any = package.PushTEnv(  # it draws when it is told to, and not in every step
+            obs_type="state", observation_width=size, observation_height=size
         )
         self.env.reset(seed=0)
         self.action_space = gymnasium.spaces.Box(-self.reach, self.reach, (2,), np.float32)
