@@ -96,8 +96,8 @@ class Recomputed(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         heads, rows = piece(k)
         kept = q.new_empty(2, min(heads, q.shape[:2].numel()), min(rows, q.shape[2]), k.shape[2])
-        scaled = q * q.shape[-1] ** -0.5
-        given = (x.contiguous().flatten(0, 1) for x in (scaled, k, v, gradients[0]))
+        scale = q.shape[-1] ** -0.5
+        given = (x.contiguous().flatten(0, 1) for x in (q * scale, k, v, gradients[0]))
         for_q, for_k, for_v = (torch.empty_like(x).flatten(0, 1) for x in (q, k, v))
         every = (x.split(heads) for x in (*given, for_q, for_k, for_v))
         for some, keys, values, changes, to_q, to_k, to_v in zip(*every, strict=True):
@@ -112,7 +112,7 @@ class Recomputed(torch.autograd.Function):
                 parts_k.append(torch.bmm(part.mT, slopes))
             to_k.copy_(total(parts_k).mT)
             to_v.copy_(total(parts_v).mT)
-        for_q.mul_(q.shape[-1] ** -0.5)
+        for_q.mul_(scale)
         return tuple(x.unflatten(0, q.shape[:2]) for x in (for_q, for_k, for_v))
 
 

@@ -293,7 +293,8 @@ class Exploring:
         """Actions [B, A], or numbers [B], in the states where the copies are."""
         actions = self.policy.act(observation)
         explored = self.env.simulator.explored
-        return np.stack([explored(*each) for each in zip(self.env.states, actions, strict=True)])
+        done = [explored(*each) for each in zip(self.env.states, actions, strict=True)]
+        return np.stack(done).astype(actions.dtype)
 
 
 class SeenStates(VectorWrapper):

@@ -65,7 +65,7 @@ class Homing(Cart):
     """Collected by going towards the middle, and beside it."""
 
     def explored(self, state, random):
-        return (np.sign(8 - state[:1]) * abs(random)).astype(np.float32)
+        return np.sign(8 - state[:1]) * abs(random)  # float64, as states are
 
 
 @pytest.mark.parametrize("cart", [Cart, Homing])
