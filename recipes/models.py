@@ -9,7 +9,7 @@ import timm
 
 from jepa.encoder import VisionTransformer, vit_giant, vit_huge, vit_large
 
-from .parsing import did_you_mean
+from .commands import did_you_mean
 
 Size = Literal["L", "H", "g"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import io
 import re
@@ -21,6 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from jepa import seeds
 
 from ..datasets.datamodule import DataModule
+from .commands import did_you_mean
 from .folder import claim, stored_config
 
 # What names data, and is neither null nor a file of options.
@@ -120,18 +120,6 @@ class Parser(ArgumentParser):
         print(f"{self.prog}: error: {' '.join(message.split())}.{hint}", file=sys.stderr)
         print(f"Options: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
-
-
-def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """' Did you mean ...?' with the nearest of the known words, by whole name or by last part."""
-    by_tail = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6) or [
-        by_tail[tail]
-        for tail in difflib.get_close_matches(
-            word.rpartition(".")[2], list(by_tail), n=1, cutoff=0.5
-        )
-    ]
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def known_keys(command: Callable[..., Any], prefix: str = "") -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jepa.recipes.cli import COMMANDS
+from jepa.recipes.commands import command
 from jepa.recipes.parsing import parser_of, with_values
 
 ROOT = Path(__file__).parent.parent
@@ -44,8 +44,7 @@ def test_jepa_commands_parse(line, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, name, *arguments = shlex.split(line)
     if "--resume" not in arguments:
-        command = COMMANDS[name]
-        parser_of(command).parse_args(with_values(command, arguments))
+        parser_of(command(name)).parse_args(with_values(command(name), arguments))
 
 
 def test_every_link_leads_somewhere():

@@ -1,6 +1,9 @@
 """The command: errors say what to type, a run folder is never overwritten, runs go on."""
 
+import inspect
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import torch
 import yaml
 
 from jepa.checkpoint import load_frozen_encoder
-from jepa.recipes.cli import COMMANDS, main
+from jepa.recipes.cli import main
+from jepa.recipes.commands import COMMANDS, command, summary
 from jepa.recipes.folder import differences, stored_config
 from jepa.recipes.parsing import parser_of
 
@@ -122,7 +126,18 @@ def test_every_command_has_help_for_every_option(capsys, name):
 def test_overview_lists_every_command(capsys):
     assert main([]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in COMMANDS)
+    for name in COMMANDS:
+        says = (inspect.getdoc(command(name)) or "").partition("\n")[0]
+        assert says == summary(name)
+        assert f"  {name:10}{says}\n" in printed
+
+
+def test_overview_imports_nothing_that_takes_seconds():
+    told = "import sys; from jepa.recipes.cli import main; main([]); main(['pretrian'])"
+    seen = f"{told}; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True, check=True)
+    assert "Did you mean pretrain?" in ran.stdout
+    assert ran.stdout.endswith("False False\n")
 
 
 def test_a_run_from_yaml_then_refused_then_resumed_and_extended_by_init_from(
@@ -195,8 +210,8 @@ def test_every_recipe_opens_with_its_promise_and_parses(path):
     promise = "\n".join(line for line in lines if line.startswith("#"))
     for word in ("Paper:", "Cost:", "Expected:", "Baseline:", "Command:"):
         assert word in promise, f"{path.name} does not state its {word}"
-    command = promise.split("Command:")[1].strip().split("\n")[0].removeprefix("#").split()
-    assert command[0] == "jepa"
-    assert f"recipes/configs/{path.name}" in command
-    arguments = [a for a in command[2:] if a not in ("--config", f"recipes/configs/{path.name}")]
-    parser_of(COMMANDS[command[1]]).parse_args(["--config", str(path), *arguments])
+    typed = promise.split("Command:")[1].strip().split("\n")[0].removeprefix("#").split()
+    assert typed[0] == "jepa"
+    assert f"recipes/configs/{path.name}" in typed
+    arguments = [a for a in typed[2:] if a not in ("--config", f"recipes/configs/{path.name}")]
+    parser_of(command(typed[1])).parse_args(["--config", str(path), *arguments])
