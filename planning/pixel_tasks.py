@@ -24,8 +24,6 @@ from jaxtyping import Float, UInt8
 from jepa import seeds
 from jepa.files import read_arrays, write_arrays
 
-from .evaluation import Agent
-
 Arrays = dict[str, np.ndarray]
 State = Float[np.ndarray, " S"]
 
@@ -91,10 +89,6 @@ class Simulator(ABC):
     def position(self, states: Float[np.ndarray, "*B S"]) -> Float[np.ndarray, "*B P"]:
         """That part of states by which the Euclidean distance to the goal is measured."""
         ...
-
-    def explored(self, state: State, random: Any) -> Any:
-        """What a policy that collects does in a state, given a random action: that one, here."""
-        return random
 
 
 @dataclass(frozen=True)
@@ -220,11 +214,6 @@ class PixelTasks(VectorEnv):
         truncated = ~terminated & (self._steps >= self.max_steps)
         return self._observation(), rewards, terminated, truncated, self._info()
 
-    @property
-    def states(self) -> Float[np.ndarray, "B S"]:
-        """Where the copies are."""
-        return self._states
-
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The current images, [H, W, 3] each."""
         return tuple(self._images.copy()) if self.render_mode else None
@@ -277,24 +266,6 @@ class PixelTasks(VectorEnv):
             "distance": self._distance().astype(np.float32),
             "success": self._success(),
         }
-
-
-class Exploring:
-    """Collects in `env`: does what its simulator makes of the random actions of `policy`."""
-
-    def __init__(self, env: PixelTasks, policy: Agent) -> None:
-        self.env, self.policy = env, policy
-
-    def reset(self) -> None:
-        """Of the random actions."""
-        self.policy.reset()
-
-    def act(self, observation: Any) -> np.ndarray:
-        """Actions [B, A], or numbers [B], in the states where the copies are."""
-        actions = self.policy.act(observation)
-        explored = self.env.simulator.explored
-        done = [explored(*each) for each in zip(self.env.states, actions, strict=True)]
-        return np.stack(done).astype(actions.dtype)
 
 
 class SeenStates(VectorWrapper):

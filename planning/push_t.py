@@ -59,20 +59,13 @@ class PushT(Simulator):
         start = np.concatenate([disc, [0, 0], block, [turn, 0, 0, 0]])
         self.set_state(start)
         for _ in range(self.pushes):
-            push = self.towards(self.get_state(), random.uniform(-60, 60, 2))
+            towards = np.array(self.env.block.position) - self.get_state()[:2]
+            push = 0.5 * towards + random.uniform(-60, 60, 2)
             for _ in range(5):
-                self.step(push)
+                self.step(push.clip(-self.reach, self.reach))
         goal = self.get_state()
         goal[[2, 3, 7, 8, 9]] = 0
         return start, goal
-
-    def explored(self, state: State, random: np.ndarray) -> np.ndarray:
-        """Towards the block, and beside it: a disc that is drawn anywhere rarely touches it."""
-        return self.towards(state, 0.6 * random)
-
-    def towards(self, state: State, step: Float[np.ndarray, "2"]) -> Float[np.ndarray, "2"]:
-        """An action: half of the way from the disc to the block, and a further step."""
-        return (0.5 * (state[4:6] - state[:2]) + step).clip(-self.reach, self.reach)
 
     def get_state(self) -> State:
         """Disc: position, velocity; block: position, angle, velocity, angular velocity."""

@@ -20,7 +20,7 @@ from ..planning.evaluation import Agent, Evaluation
 from ..planning.icem import ICEM
 from ..planning.mppi import MPPI
 from ..planning.parts import evaluate_parts
-from ..planning.pixel_tasks import Exploring, Pairs, PixelTasks, SeenStates, Simulator, fixed_pairs
+from ..planning.pixel_tasks import Pairs, PixelTasks, SeenStates, Simulator, fixed_pairs
 from ..planning.protocols import ActionSpace
 from ..planning.rewards import RewardModel
 from ..planning.simulated import Simulated
@@ -89,7 +89,7 @@ def task(
         pretraining: of the encoder that is then frozen, on single frames, without actions; null:
             no encoder, the latent is learnt from pixels together with the dynamics.
         encoder: a frozen encoder that there is already, instead of `pretraining`.
-        experience: what is collected by a random policy, as the simulator lets it explore.
+        experience: what is collected by a random policy.
         correlation: of its neighbouring decisions, in [0, 1).
         latent: size of the embedding.
         joint: training of the embedding together with dynamics.
@@ -191,7 +191,7 @@ def task(
 
 
 def plays_in(simulator: Simulator, experience: Experience, correlation: float) -> Episodes:
-    """Episodes of a policy that explores, from random starts; goals are left out."""
+    """Episodes of a random policy, from random starts; goals are left out."""
 
     def episodes(writer: TrajectoryWriter, count: int, seed: int, split: str) -> Iterator[Episode]:
         env = PixelTasks(
@@ -209,7 +209,7 @@ def plays_in(simulator: Simulator, experience: Experience, correlation: float) -
         for episode in missing(
             writer,
             env,
-            lambda shard: Exploring(env, policy(seed=shard)),
+            lambda shard: policy(seed=shard),
             episodes=count,
             infos=["position"],
             draws=(seed, "episodes", split),

@@ -9,7 +9,6 @@ import pytest
 from jepa.planning.agent import RandomAgent, action_space_of
 from jepa.planning.collect import play
 from jepa.planning.pixel_tasks import (
-    Exploring,
     Pairs,
     PixelTasks,
     SeenStates,
@@ -59,31 +58,6 @@ class Cart(Simulator):
 def pairs_of(starts, goals):
     rest = np.zeros(len(starts))
     return Pairs("cart", 0, np.stack([starts, rest], 1), np.stack([goals, rest], 1))
-
-
-class Homing(Cart):
-    """Collected by going towards the middle, and beside it."""
-
-    def explored(self, state, random):
-        return np.sign(8 - state[:1]) * abs(random)  # float64, as states are
-
-
-@pytest.mark.parametrize("cart", [Cart, Homing])
-def test_collecting_does_what_the_simulator_makes_of_random_actions(cart):
-    envs = PixelTasks(6, simulator=cart(), endless=True)
-    space = action_space_of(envs.single_action_space)
-    random = RandomAgent(action_space=space, correlation=0.5, seed=1)
-    collecting = Exploring(envs, RandomAgent(action_space=space, correlation=0.5, seed=1))
-    for _ in range(2):  # a reset begins the draws again
-        observation, info = envs.reset(seed=3)
-        random.reset()
-        collecting.reset()
-        for _ in range(5):
-            drawn, done = random.act(observation), collecting.act(observation)
-            assert done.dtype == drawn.dtype
-            signs = 1 if cart is Cart else np.sign((8 - info["state"][:, :1]) * drawn)
-            assert (done == signs * drawn).all()
-            observation, *_, info = envs.step(done)
 
 
 def test_copies_are_the_simulator_stepped_by_hand():

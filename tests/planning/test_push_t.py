@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepa.planning.agent import RandomAgent, action_space_of
-from jepa.planning.pixel_tasks import Exploring, PixelTasks
 from jepa.planning.push_t import PushT
 
 pytest.importorskip("gym_pusht", reason="needs pip install 'jepa-toolkit[pusht]'")
@@ -55,22 +53,3 @@ def test_a_step_draws_nothing(simulator, monkeypatch):
     monkeypatch.setattr(simulator.env, "_draw", lambda: drawn.append(1))
     simulator.step(np.zeros(2))
     assert not drawn
-
-
-def test_what_is_collected_has_pushes(simulator):
-    """A disc that goes anywhere touches the block once in fifteen decisions."""
-    envs = PixelTasks(16, simulator=simulator, repeat=2, endless=True, max_steps=64)
-    random = RandomAgent(
-        action_space=action_space_of(simulator.action_space), correlation=0.8, seed=0
-    )
-    pushes = {}
-    for policy in (random, Exploring(envs, random)):
-        observation, info = envs.reset(seed=5)
-        policy.reset()
-        positions = [info["position"]]
-        for _ in range(16):
-            observation, *_, info = envs.step(policy.act(observation))
-            positions.append(info["position"])
-        moved = np.linalg.norm(np.diff(np.stack(positions), axis=0), axis=-1) > 1
-        pushes[policy] = moved.mean()
-    assert pushes[random] < 0.2 < 0.35 < pushes[policy]
