@@ -29,7 +29,7 @@ from jepa.attention import attend
 from jepa.encoder import VisionTransformer, vit_small, vit_tiny
 from jepa.linear import Linear
 from jepa.masks_video import MaskGroups
-from jepa.recipes.fit import fast_bfloat16
+from jepa.recipes.hardware import fast_bfloat16
 from jepa.shapes import Grid
 
 Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]

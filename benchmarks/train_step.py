@@ -36,7 +36,7 @@ from jepa.masks import MaskSampler, MultiBlockMasks
 from jepa.masks_video import MaskGroups
 from jepa.model import JEPA
 from jepa.predictor import Predictor
-from jepa.recipes.fit import fast_bfloat16
+from jepa.recipes.hardware import fast_bfloat16
 from jepa.recipes.results import Measured, exactly, write_result
 from jepa.shapes import Masks
 from jepa.training import decay_groups

@@ -27,7 +27,7 @@ from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import Rooms
 from .control import share
 from .embedding import Latent
-from .fit import Hardware
+from .hardware import Hardware
 from .latent import Dynamics, Joint, latents_seen, learn_world, learnt, trainer
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result

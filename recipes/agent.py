@@ -36,7 +36,7 @@ from .agent_learning import Criticism, Learning, Reacting, remembered
 from .agent_pictures import save_pictures
 from .agent_tasks import USUAL, Chores, largest, terms
 from .embedding import Latent
-from .fit import Hardware
+from .hardware import Hardware
 from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result

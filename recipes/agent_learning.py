@@ -23,7 +23,7 @@ from ..planning.intrinsic import IntrinsicCost
 from ..planning.memory import RememberedWindows, ShortTermMemory
 from ..planning.policy import GoalPolicy, Imitation, planned_actions
 from ..planning.protocols import ActionSpace, Energy, Planner
-from .fit import Hardware
+from .hardware import Hardware
 from .latent import learnt, trainer
 from .world import stacked
 

@@ -19,7 +19,7 @@ from ..probes.features import Encoder, RawPixels, random_encoder
 from ..probes.suite import QUICK, Probe
 from .comparison import as_csv, as_document, as_markdown, columns, headlines, paired_tests
 from .comparison_page import comparison_page
-from .fit import ON_ONE, Hardware
+from .hardware import ON_ONE, Hardware
 from .measuring import Cell, alone, measure_cell, placed, read_cell, tables_of
 from .results import write_result
 

@@ -25,8 +25,8 @@ from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.features import random_encoder
 from ..probes.intervals import wilson
-from .fit import Hardware
 from .frame_pretraining import FramePretraining, pretrained_on_frames
+from .hardware import Hardware
 from .latent import Dynamics, Slow, learn_dynamics, new_world_model, slow_embedding
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result

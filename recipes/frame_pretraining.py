@@ -21,8 +21,9 @@ from jepa.training import Optimisation
 
 from ..datasets.datamodule import MadeImages
 from ..datasets.images import InMemoryImages
-from .fit import Hardware, fit, normalisation
+from .fit import fit, normalisation
 from .folder import finished
+from .hardware import Hardware
 from .pictures import save_pictures
 
 

@@ -42,8 +42,8 @@ from .door_trials import (
     simulate,
 )
 from .embedding import Latent
-from .fit import Hardware
 from .futures_pictures import save_futures
+from .hardware import Hardware
 from .latent import (
     Dynamics,
     Joint,

@@ -33,8 +33,8 @@ from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from ..probes.intervals import wilson
 from .control import share
 from .embedding import GivenEncoder, Latent, sight
-from .fit import Hardware
 from .frame_pretraining import FramePretraining
+from .hardware import Hardware
 from .hierarchy_pictures import save_episode
 from .latent import Dynamics, Joint, learn_world, with_observations
 from .levels import Upper, learn_level, risen

@@ -31,7 +31,7 @@ from ..planning.rewards import RewardHead, RewardTraining
 from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
 from .embedding import Latent, Sight, new_embedding
-from .fit import Hardware
+from .hardware import Hardware
 from .progress import StepProgress
 from .world import stacked
 

@@ -20,7 +20,7 @@ from ..planning.embedding import Embedding, latents_of
 from ..planning.icem import ICEM
 from ..planning.joint import PLDM, Terms
 from ..planning.levels import LatentEmbedding, LevelTraining, MacroEncoder, SameLatent
-from .fit import Hardware
+from .hardware import Hardware
 from .latent import action_scale, learnt, trainer
 from .world import stacked
 

@@ -38,7 +38,7 @@ from ..probes.features import (
     random_encoder,
 )
 from ..probes.suite import Findings, Probe, Tables, draw, examine
-from .fit import Hardware
+from .hardware import Hardware
 from .pictures import Pictures, read_pictures, save_pictures
 from .results import Measured
 

@@ -32,8 +32,9 @@ from ..datasets.datamodule import ImageDataModule
 from ..probes.online import OnlineProbes
 from .clip_pictures import save_clip_pictures
 from .estimate import estimate, told
-from .fit import Hardware, built, fit, normalisation, prepare
+from .fit import built, fit, normalisation, prepare
 from .frame_pretraining import FramePretraining, pretrained_on_frames
+from .hardware import Hardware
 from .pictures import save_pictures
 from .probe import measure, print_rows
 from .probe_clips import ClipProbes, encoders_of, frames_of_clips, measure_clips

@@ -19,7 +19,7 @@ from ..datasets.datamodule import ImageDataModule
 from ..probes.evaluate import evaluate_tables
 from ..probes.features import Encoder
 from ..probes.suite import QUICK, Probe
-from .fit import ON_ONE, Hardware
+from .hardware import ON_ONE, Hardware
 from .measuring import alone, apart, baselines_of, measure_cell, placed, tables_of
 from .probe_clips import ClipProbes, encoders_of, known_clips, measure_clips
 from .results import Measured, rows_of, shown, write_result

@@ -25,8 +25,8 @@ from ..planning.two_rooms import TwoRooms
 from ..planning.two_rooms_env import TrueState, TwoRoomsVectorEnv
 from .control import share
 from .embedding import GivenEncoder, Latent, sight
-from .fit import Hardware
 from .frame_pretraining import FramePretraining
+from .hardware import Hardware
 from .latent import Dynamics, Joint, learn_world
 from .probe import print_rows
 from .results import exactly, rows_of, write_result

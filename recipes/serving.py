@@ -22,7 +22,7 @@ from ..datasets.transforms import eval_transform
 from ..probes.features import Precision, pooled
 from ..probes.search_index import Kind, SearchIndex, build_index
 from ..probes.shards import ROWS, ShardedTable, make_shards
-from .fit import ON_ONE, Hardware
+from .hardware import ON_ONE, Hardware
 
 
 def features(

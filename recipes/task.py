@@ -28,8 +28,8 @@ from ..probes.intervals import mean_interval
 from .collect import missing
 from .control import share
 from .embedding import GivenEncoder, Latent, sight
-from .fit import Hardware
 from .frame_pretraining import FramePretraining
+from .hardware import Hardware
 from .latent import Dynamics, Joint, Reward, learn_reward, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result

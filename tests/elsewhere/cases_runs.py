@@ -16,7 +16,7 @@ from jepa.checkpoint import save_encoder
 from jepa.frozen import FrozenEncoder
 from jepa.planning.agent import PlanningAgent
 from jepa.recipes.cli import main
-from jepa.recipes.fit import Hardware
+from jepa.recipes.hardware import Hardware
 
 sys.path += [str(Path(__file__).parent.parent / room) for room in ("recipes", "datasets")]
 import small_run

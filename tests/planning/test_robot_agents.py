@@ -31,7 +31,7 @@ from jepa.planning.icem import ICEM
 from jepa.planning.levels import LatentEmbedding, macro_space
 from jepa.planning.poses import moved
 from jepa.planning.protocols import ActionSpace, Remembering, WorldModel
-from jepa.recipes.fit import Hardware
+from jepa.recipes.hardware import Hardware
 from jepa.recipes.levels import Upper, learn_level
 from jepa.recipes.rooms import approach
 

@@ -12,7 +12,8 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import Normalize
 from jepa.masks import MultiBlockMasks
 from jepa.predictor import Predictor
-from jepa.recipes.fit import Hardware, fit
+from jepa.recipes.fit import fit
+from jepa.recipes.hardware import Hardware
 from jepa.training import Optimisation
 
 STEPS = 14

@@ -13,7 +13,7 @@ from jepa.planning.readout import LinearReadout
 from jepa.recipes.adaptation import Lived, Relearning, position_error, relearn
 from jepa.recipes.adaptation_pictures import adaptation_part
 from jepa.recipes.cli import main
-from jepa.recipes.fit import Hardware
+from jepa.recipes.hardware import Hardware
 from jepa.recipes.latent import Dynamics
 
 CONFIG = {

@@ -4,13 +4,13 @@ import warnings
 
 import pytest
 
-from jepa.recipes import fit
-from jepa.recipes.fit import Hardware
+from jepa.recipes import hardware
+from jepa.recipes.hardware import Hardware
 
 
 @pytest.mark.parametrize(("able", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_auto_is_what_the_processor_is_fast_at(monkeypatch, able, expected):
-    monkeypatch.setattr(fit, "processor", lambda: {"avx512_bf16": able})
+    monkeypatch.setattr(hardware, "processor", lambda: {"avx512_bf16": able})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Hardware(accelerator="cpu").lightning_precision() == expected
@@ -18,11 +18,11 @@ def test_auto_is_what_the_processor_is_fast_at(monkeypatch, able, expected):
 
 
 def test_bf16_on_a_processor_that_only_emulates_it_is_done_and_warned_of(monkeypatch):
-    hardware = Hardware(accelerator="cpu", precision="bf16")
-    monkeypatch.setattr(fit, "processor", lambda: {"avx2": True})
+    asked = Hardware(accelerator="cpu", precision="bf16")
+    monkeypatch.setattr(hardware, "processor", lambda: {"avx2": True})
     with pytest.warns(UserWarning, match="use precision=auto or float32"):
-        assert hardware.lightning_precision() == "bf16-mixed"
-    monkeypatch.setattr(fit, "processor", lambda: {"amx_bf16": True})
+        assert asked.lightning_precision() == "bf16-mixed"
+    monkeypatch.setattr(hardware, "processor", lambda: {"amx_bf16": True})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert hardware.lightning_precision() == "bf16-mixed"
+        assert asked.lightning_precision() == "bf16-mixed"

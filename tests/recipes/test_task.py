@@ -14,7 +14,7 @@ from jepa.planning.cem import CEM
 from jepa.planning.pixel_tasks import Simulator, draw_pairs
 from jepa.recipes.cli import main
 from jepa.recipes.embedding import Latent
-from jepa.recipes.fit import Hardware
+from jepa.recipes.hardware import Hardware
 from jepa.recipes.latent import Dynamics, Joint, Reward
 from jepa.recipes.task import Trials, task
 from jepa.recipes.world import Experience
