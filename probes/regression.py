@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Float64, Num
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
-from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -92,5 +91,13 @@ def r2_interval(
     truth: Num[np.ndarray, "n"], predicted: Float[np.ndarray, "n"], *, seed: int
 ) -> Interval:
     """R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2 with its 95 % bootstrap interval over rows."""
-    pairs = np.stack([truth, predicted], axis=1).astype(np.float64)
-    return bootstrap(pairs, lambda rows: float(r2_score(rows[:, 0], rows[:, 1])), seed=seed)
+    return bootstrap(np.stack([truth, predicted], axis=1).astype(np.float64), r2, seed=seed)
+
+
+def r2(pairs: Float64[np.ndarray, "n 2"]) -> float:
+    """Of (truth, prediction), as scikit-learn's r2_score has it, whose checks of what it is given
+    take a hundred times as long. Where truth does not vary: 1 if it is foretold, else 0."""
+    truth, predicted = pairs.T
+    missed = np.square(truth - predicted).sum()
+    spread = np.square(truth - truth.mean()).sum()
+    return float(1 - missed / spread) if spread else float(missed == 0)

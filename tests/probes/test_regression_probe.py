@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 from sklearn.utils.estimator_checks import check_estimator
 
-from jepa.probes.regression import RidgeProbe, r2_interval
+from jepa.probes.regression import RidgeProbe, r2, r2_interval
 
 
 def linear(n=300, d=12, noise=0.5, seed=0):
@@ -62,3 +63,10 @@ def test_near_copies_do_not_choose_the_penalty():
 @pytest.mark.filterwarnings("ignore")
 def test_check_estimator():
     check_estimator(RidgeProbe(), on_skip=None)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 5.0])
+@pytest.mark.parametrize("truth", [np.zeros(2), np.full(7, 0.1), np.arange(5.0) - 1e6])
+def test_r2_is_scikit_learns(truth, noise):
+    said = truth + noise * np.random.default_rng(0).normal(size=len(truth))
+    assert r2(np.stack([truth, said], axis=1)) == pytest.approx(r2_score(truth, said), rel=1e-9)
