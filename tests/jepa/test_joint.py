@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from jepa.encoder import VisionTransformer
 from jepa.frozen import Normalize
 from jepa.joint import mlp, of_each_view
 from jepa.masks import MultiBlockMasks
+from jepa.ranks import gathered, total
 from jepa.sigreg import LeJEPA
 from jepa.training import Optimisation, Pretraining
 from jepa.vicreg import VICReg
@@ -31,22 +33,19 @@ def gradients_of(model, views):
     return values, torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-TOGETHER = """
-from torch.nn.parallel import DistributedDataParallel
-from test_joint import VIEWS, build, gradients_of
-from jepa.ranks import gathered, total
-mine = VIEWS[4 * rank : 4 * rank + 4]
-found = {
-    name: gradients_of(DistributedDataParallel(build(name)), mine) for name in ("vicreg", "lejepa")
-}
-found["gathered"] = gathered(mine.flatten(1))
-found["total"] = total(mine)
-torch.save(found, out / f"{rank}.pt")
-"""
+def together(rank, out):
+    mine = VIEWS[4 * rank : 4 * rank + 4]
+    found = {
+        name: gradients_of(DistributedDataParallel(build(name)), mine)
+        for name in ("vicreg", "lejepa")
+    }
+    found["gathered"] = gathered(mine.flatten(1))
+    found["total"] = total(mine)
+    torch.save(found, out / f"{rank}.pt")
 
 
 def test_two_ranks_have_the_losses_and_gradients_of_one_process(on_two_ranks, tmp_path):
-    on_two_ranks(TOGETHER)
+    on_two_ranks(together)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert all(torch.equal(r["gathered"], VIEWS.flatten(1)) for r in ranks)
     assert all(torch.equal(r["total"], VIEWS[:4] + VIEWS[4:]) for r in ranks)

@@ -1,13 +1,14 @@
 """Weights in shards: each rank keeps its part, and what they compute is what one process would."""
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
 from jepa.encoder import VisionTransformer
 from jepa.masks import MultiBlockMasks
 from jepa.model import JEPA
 from jepa.predictor import Predictor
 from jepa.shapes import Grid
-from jepa.sharded import gathered, whole
+from jepa.sharded import gathered, shard, whole
 
 IMAGES = torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(0))
 MASKS = MultiBlockMasks().sample(Grid((6, 6)), 4, torch.Generator().manual_seed(1))
@@ -27,28 +28,24 @@ def gradients_of(model, parts):
     return {name: gathered(p.grad) for name, p in model.named_parameters() if p.grad is not None}
 
 
-TOGETHER = """
-from torch.distributed.device_mesh import init_device_mesh
-from test_sharded import IMAGES, build, gradients_of
-from jepa.sharded import shard, whole
-model = build()
-shard(model, init_device_mesh("cpu", (2,)))
-kept = sum(p.to_local().numel() for p in model.parameters())
-before = whole(model).state_dict()
-gradients = gradients_of(model, [IMAGES[4 * rank : 4 * rank + 4]])
-with torch.no_grad():
-    for p in model.encoder.parameters():
-        p.add_(1.0)
-model.follow(0.25)
-after = whole(model).eval()
-found = dict(kept=kept, before=before, gradients=gradients, after=after.state_dict())
-found["said"] = after.encoder(IMAGES)
-torch.save(found, out / f"{rank}.pt")
-"""
+def together(rank, out):
+    model = build()
+    shard(model, init_device_mesh("cpu", (2,)))
+    kept = sum(p.to_local().numel() for p in model.parameters())
+    before = whole(model).state_dict()
+    gradients = gradients_of(model, [IMAGES[4 * rank : 4 * rank + 4]])
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(1.0)
+    model.follow(0.25)
+    after = whole(model).eval()
+    found = dict(kept=kept, before=before, gradients=gradients, after=after.state_dict())
+    found["said"] = after.encoder(IMAGES)
+    torch.save(found, out / f"{rank}.pt")
 
 
 def test_two_ranks_keep_half_each_and_compute_what_one_process_does(on_two_ranks, tmp_path):
-    on_two_ranks(TOGETHER)
+    on_two_ranks(together)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     model = build()
     number = sum(p.numel() for p in model.parameters())

@@ -4,8 +4,6 @@ import logging
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +29,7 @@ from jepa.sigreg import LeJEPA
 from jepa.training import Optimisation, Pretraining, decay_groups
 from jepa.vicreg import VICReg
 from jepa.watch import CollapseWatch
+from tests.forked import Forked
 
 STEPS = 14
 
@@ -119,16 +118,6 @@ def undisturbed(tmp_path_factory):
     return weights(train(tmp_path_factory.mktemp("undisturbed")))
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {here!r})
-import torch
-torch.set_num_threads(1)
-from test_training import train, weights, SlowDown
-torch.save(weights(train({out!r}, resume=True, callbacks=[SlowDown({out!r})])), {out!r} + "/end.pt")
-"""
-
-
 class SlowDown(lightning.Callback):
     """Lets the test see the step, and gives it the time to kill."""
 
@@ -142,21 +131,23 @@ class SlowDown(lightning.Callback):
 
 @pytest.mark.parametrize("steps", [(2, 9), (6,)], ids=str)
 def test_killed_at_any_step_and_resumed_the_end_is_bit_identical(tmp_path, undisturbed, steps):
-    out = str(tmp_path)
-    command = [sys.executable, "-c", SCRIPT.format(here=str(Path(__file__).parent), out=out)]
+    def live():
+        trained = train(tmp_path, resume=True, callbacks=[SlowDown(tmp_path)])
+        torch.save(weights(trained), tmp_path / "end.pt")
+
     for kill_at in steps:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None:
+        process = Forked(tmp_path / "printed", live)
+        while process.is_alive():
             try:
                 if int((tmp_path / "step").read_text() or 0) >= kill_at:
                     process.kill()
             except FileNotFoundError:
                 pass
             time.sleep(0.005)
-        assert process.returncode == -signal.SIGKILL
+        process.ended(-signal.SIGKILL)
         assert not (tmp_path / "end.pt").exists()
         (tmp_path / "step").unlink()
-    subprocess.run(command, check=True, capture_output=True)
+    Forked(tmp_path / "printed", live).ended()
     assert torch.equal(torch.load(tmp_path / "end.pt", weights_only=True), undisturbed)
 
 

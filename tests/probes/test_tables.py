@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from jepa import seeds
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.probes.features import extract
+from tests.forked import Forked
 
 POOLINGS = ("last", "blocks.0", "tokens")
 
@@ -60,67 +59,59 @@ def same(one, other):
     np.testing.assert_array_equal(one.labels, other.labels)
 
 
-def started(body, *arguments):
-    """A process that runs `body` with the names of this module."""
-    here = str(Path(__file__).parent)
-    lines = (f"import sys; sys.path.insert(0, {here!r})", "from test_tables import *", body)
-    command = [sys.executable, "-c", "\n".join(lines), *map(str, arguments)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE)
-
-
-TOGETHER = """
-from test_tables import *
-numbered = Batches()
-found = [table(numbered, out / "numbered"), table(Batches().made, out / "plain")]
-assert numbered.asked == list(range(rank, 8, 2)), numbered.asked
-again = Batches()
-table(again, out / "numbered")
-assert again.asked == []
-for one in found:
-    same(one, table(Batches()))
-"""
+def together(rank, out):
+    numbered = Batches()
+    found = [table(numbered, out / "numbered"), table(Batches().made, out / "plain")]
+    assert numbered.asked == list(range(rank, 8, 2)), numbered.asked
+    again = Batches()
+    table(again, out / "numbered")
+    assert again.asked == []
+    for one in found:
+        same(one, table(Batches()))
 
 
 def test_two_processes_share_the_work_and_give_the_table_of_one(on_two_ranks, tmp_path):
-    on_two_ranks(TOGETHER)
+    on_two_ranks(together)
     for kind in ("numbered", "plain"):
         (folder,) = (tmp_path / kind).iterdir()  # no parts are left
         rows = np.load(folder / "last.npy", mmap_mode="r")
         np.testing.assert_array_equal(rows, table(Batches()).features["last"])
 
 
-KILLED = """
-import os, signal
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[2] == "computing":
-    class Deadly(Batches):
-        def only(self, numbers):
-            for number in numbers:
-                if number == 3:
-                    kill()
-                yield self.made[number]
-    table(Deadly(), Path(sys.argv[1]))
-else:
+
+
+class Deadly(Batches):
+    def only(self, numbers):
+        for number in numbers:
+            if number == 3:
+                kill()
+            yield self.made[number]
+
+
+def computing(folder):
+    table(Deadly(), folder)
+
+
+def putting_together(folder):
     os.rename = kill
-    table(Batches(), Path(sys.argv[1]))
-"""
+    table(Batches(), folder)
 
 
 @pytest.mark.parametrize(
-    ("moment", "left"), [("computing", range(3, 8)), ("putting together", range(0))]
+    ("moment", "left"), [(computing, range(3, 8)), (putting_together, range(0))]
 )
 def test_after_a_kill_what_was_computed_is_taken_up(tmp_path, moment, left):
-    process = started(KILLED, tmp_path, moment)
-    _, printed = process.communicate(timeout=300)
-    assert process.returncode == -signal.SIGKILL, printed.decode()
-    assert not list(tmp_path.glob("*/manifest.json"))  # nothing that looks like a table
-    (parts,) = tmp_path.iterdir()
+    folder = tmp_path / "tables"
+    Forked(tmp_path / "printed", moment, folder).ended(-signal.SIGKILL)
+    assert not list(folder.glob("*/manifest.json"))  # nothing that looks like a table
+    (parts,) = folder.iterdir()
     (parts / ".00000004.npz.1.part").write_bytes(b"cut off")
     batches = Batches()
-    same(table(batches, tmp_path), table(Batches()))
+    same(table(batches, folder), table(Batches()))
     assert batches.asked == list(left)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 1
 
 
 def test_other_batches_are_other_parts(tmp_path):

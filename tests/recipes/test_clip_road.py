@@ -1,6 +1,7 @@
 """From clips to probes of motion at toy size; and stages of growing clips."""
 
 import json
+from functools import partial
 
 import av
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 from jepa.checkpoint import load_frozen_encoder
 from jepa.datasets import sprites as sprites_module
 from jepa.metrics_log import read_metrics
+from jepa.recipes import pretrain as pretrain_module
 from jepa.recipes.cli import main
 from jepa.recipes.clip_pictures import read_clip_pictures
 
@@ -60,10 +62,12 @@ CLIPS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_sprites():
+def few_clips():
     patch = pytest.MonkeyPatch()
     patch.setattr(sprites_module, "CLIPS", {"train": 240, "test": 80})
     sprites_module.sprites.cache_clear()
+    some = partial(pretrain_module.frames_of_clips, count=300)
+    patch.setattr(pretrain_module, "frames_of_clips", some)
     yield
     patch.undo()
     sprites_module.sprites.cache_clear()

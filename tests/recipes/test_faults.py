@@ -17,9 +17,8 @@ from jepa.files import load_tensors_only
 from jepa.metrics_log import read_metrics
 from jepa.recipes.cli import main
 from jepa.recipes.fit import Interrupted, StoppedError
+from tests.forked import Forked
 from tests.recipes.small_run import arguments, made_images, run
-
-FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -173,22 +172,19 @@ def test_a_clock_that_jumps_changes_nothing(data, tmp_path, monkeypatch):
     assert 0 <= seconds[0] <= seconds[-1] < 600
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path, capfd):
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path):
     def somebody_else():
         if os.getuid() == 0:  # root may write anywhere
             os.setuid(65534)
-        os._exit(main(arguments(tmp_path / "locked" / "out", data)))
+        return main(arguments(tmp_path / "locked" / "out", data))
 
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked").chmod(0o555)
-    process = FORK.Process(target=somebody_else)
-    process.start()
-    process.join()
-    assert process.exitcode == 1
-    assert "jepa pretrain: error: cannot write in" in capfd.readouterr().err
+    printed = Forked(tmp_path / "printed", somebody_else).ended(1)
+    assert "jepa pretrain: error: cannot write in" in printed
 
 
 class Mortal(Callback):
@@ -227,10 +223,7 @@ def test_killed_at_20_random_moments_the_end_is_bit_identical(data, tmp_path):
 
     interrupted = 0
     for moments in random.integers(1, 40, 20).tolist():
-        process = FORK.Process(target=live, args=(moments,))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        Forked(tmp_path / "printed", live, moments).ended(-signal.SIGKILL)
         interrupted += bool(list(out.glob(".last.ckpt.*.part")))
     assert interrupted >= 3
     assert 0 < load_tensors_only(out / "last.ckpt")["global_step"] < steps

@@ -11,11 +11,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from safetensors.torch import load_file
 
 from jepa.files import load_tensors_only
 from jepa.metrics_log import read_metrics
 from jepa.recipes.cli import main
+from tests.forked import Forked, all_ended
 from tests.recipes.small_run import STEPS, arguments, made_images
 
 TWO = ["--hardware.devices=2", "--hardware.strategy=ddp"]
@@ -37,11 +39,11 @@ def free_port():
                 return str(port)
 
 
-def started(arguments, **environment):
-    """The command in a process group of its own."""
+def started(arguments):
+    """The command, whose first process starts the second one, as Lightning does it."""
     return subprocess.Popen(
         [sys.executable, "-m", "jepa.recipes.cli", *arguments],
-        env=os.environ | {"MASTER_PORT": free_port()} | environment,
+        env=os.environ | {"MASTER_PORT": free_port()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -52,6 +54,34 @@ def started(arguments, **environment):
 def ended(process):
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
+
+
+def one_rank(arguments):
+    rank_zero_only.rank = int(os.environ["RANK"])  # as Lightning finds it when it is imported
+    return main(arguments)
+
+
+class Ranks:
+    """The command on two ranks, as torchrun starts them."""
+
+    def __init__(self, folder, arguments):
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "GROUP_RANK": "0"}
+        told |= {"TORCHELASTIC_RUN_ID": "here", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        self.ranks = [
+            Forked(folder / f"{rank}.txt", one_rank, arguments, **told, RANK=rank, LOCAL_RANK=rank)
+            for rank in "01"
+        ]
+
+    def alive(self):
+        return all(rank.is_alive() for rank in self.ranks)
+
+    def killed(self):
+        for rank in self.ranks:
+            rank.kill()
+            rank.ended(-signal.SIGKILL)
+
+    def ended(self):
+        all_ended(self.ranks)
 
 
 def weights(out):
@@ -65,42 +95,41 @@ def same_weights(one, other):
         torch.testing.assert_close(theirs[key], value, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("processes", [TWO, SHARDS])
-def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path, processes):
+def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path):
     """Two of 8 images each, and one that accumulates the gradients of two times 8."""
-    two = started([*arguments(tmp_path / "two", data), *processes])
+    two = started([*arguments(tmp_path / "two", data), *TWO])
     assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
     ended(two)
     same_weights(tmp_path / "one", tmp_path / "two")
 
 
 def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path):
-    """With probes on the way, clipping and activations computed again; the stage after on one
-    process too."""
+    """With probes on the way, clipping and activations computed again. What is learnt is what one
+    process does, in the stage after too."""
     probes = ["--online.every_n_steps=5", "--online.bank=24", "--online.held_out=12"]
     options = ["--optimisation.gradient_clip=0.1", "--hardware.activation_checkpointing=true"]
     command = [*SHARDS, *options, *probes]
-    whole = started([*arguments(tmp_path / "whole", data), *command])
-    killed = [*arguments(tmp_path / "out", data), *command, "--resume"]
-    process = started(killed)
+    alone = [*options, *probes, "--accumulate=2"]
+    assert main([*arguments(tmp_path / "one", data), *alone]) == 0
+    Ranks(tmp_path, [*arguments(tmp_path / "whole", data), *command]).ended()
+    resumed = [*arguments(tmp_path / "out", data), *command, "--resume"]
+    two = Ranks(tmp_path, resumed)
     while not (tmp_path / "out" / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert two.alive(), two.ended()
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    ended(started(killed))
-    ended(whole)
+    two.killed()
+    Ranks(tmp_path, resumed).ended()
     assert weights(tmp_path / "out") == weights(tmp_path / "whole")
     for name in ("out", "whole"):
         rows = read_metrics(tmp_path / name / "metrics.jsonl")
         seen = {row["step"] for row in rows if "online/target/knn_top1" in row}
         assert seen == {0, 5, 10, STEPS}
         assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
+    same_weights(tmp_path / "one", tmp_path / "whole")
     stage = [*options, f"--stage_from={tmp_path / 'whole'}", "--optimisation.learning_rate=1e-4"]
-    two = started([*arguments(tmp_path / "two", data), *SHARDS, *stage])
-    assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
-    ended(two)
-    same_weights(tmp_path / "one", tmp_path / "two")
+    Ranks(tmp_path, [*arguments(tmp_path / "two after", data), *SHARDS, *stage]).ended()
+    assert main([*arguments(tmp_path / "one after", data), *stage, "--accumulate=2"]) == 0
+    same_weights(tmp_path / "one after", tmp_path / "two after")
 
 
 @pytest.mark.slow
@@ -137,13 +166,12 @@ def test_a_job_of_slurm_that_is_told_to_go_is_queued_again_and_goes_on(data, tmp
         "SLURM_NODELIST": "localhost",
     }
     long = [*arguments(tmp_path / "out", data), "--resume", "--optimisation.steps=4000"]
-    process = started([*long, "--log_every=1"], **slurm)
+    process = Forked(tmp_path / "printed", main, [*long, "--log_every=1"], **slurm)
     while not (tmp_path / "out" / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), process.ended()
         time.sleep(0.05)
-    process.send_signal(signal.SIGUSR1)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGUSR1, printed
+    os.kill(process.pid, signal.SIGUSR1)
+    printed = process.ended(128 + signal.SIGUSR1)
     assert asked.read_text() == "requeue 4242\n"
     step = load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"]
     assert f"Stopped by SIGUSR1 and saved at step {step} of 4000" in printed

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from jepa.datasets import photographs as photographs_module
 from jepa.recipes import demo as demo_module
 from jepa.recipes.cli import main
 
@@ -40,6 +41,16 @@ TWO_ROOMS = {
     "planner": {"horizon": 6, "samples": 16, "iterations": 2},
     "play": {"episodes": 6, "max_steps": 40},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_photographs():
+    patch = pytest.MonkeyPatch()
+    patch.setattr(photographs_module, "PER_CLASS", {"train": 60, "test": 30})
+    photographs_module.photographs.cache_clear()
+    yield
+    patch.undo()
+    photographs_module.photographs.cache_clear()
 
 
 @pytest.fixture(scope="module")
