@@ -96,7 +96,7 @@ def r2_interval(
 
 def r2(pairs: Float64[np.ndarray, "n 2"]) -> float:
     """Of (truth, prediction), as scikit-learn's r2_score has it, whose checks of what it is given
-    take a hundred times as long. Where truth does not vary: 1 if it is foretold, else 0."""
+    take ten times as long. Where truth does not vary: 1 if it is foretold, else 0."""
     truth, predicted = pairs.T
     missed = np.square(truth - predicted).sum()
     spread = np.square(truth - truth.mean()).sum()

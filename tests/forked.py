@@ -8,8 +8,8 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Forked(FORK.Process):
-    """`act(*arguments)` in a process group of its own, with more in its environment; what it
-    prints is in the file `printed`, and what it returns is its exit code."""
+    """`act(*arguments)` in a process of its own, with more in its environment; what it prints is in
+    the file `printed`, and what it returns is its exit code."""
 
     def __init__(self, printed, act, *arguments, **environment):
         super().__init__()
@@ -18,13 +18,12 @@ class Forked(FORK.Process):
         self.start()
 
     def run(self):
-        os.setsid()
         os.environ.update(self.environment)
-        with open(self.printed, "w", buffering=1) as sys.stdout:
-            sys.stderr = sys.stdout
-            os.dup2(sys.stdout.fileno(), 1)
-            os.dup2(sys.stdout.fileno(), 2)
-            sys.exit(self.act(*self.arguments))
+        printed = self.printed.open("w", buffering=1)  # never closed: a traceback comes last
+        sys.stdout = sys.stderr = printed
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+        sys.exit(self.act(*self.arguments))
 
     def ended(self, code=0):
         """Waits for its end, which must be this one; gives what it has printed."""
