@@ -78,7 +78,8 @@ class Ranks:
     def killed(self):
         for rank in self.ranks:
             rank.kill()
-            rank.ended(-signal.SIGKILL)
+        for rank in self.ranks:
+            rank.join()
 
     def ended(self):
         all_ended(self.ranks)
