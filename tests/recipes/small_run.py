@@ -77,7 +77,7 @@ def arguments(out, data):
         f"--out={out}",
         f"--data.source=folder:{data}",
         "--data.image_size=24",
-        *("--data.batch_size=8", "--data.workers=0"),
+        "--data.batch_size=8",
         *("--encoder.image_size=24", "--encoder.patch_size=4"),
         *("--encoder.dim=16", "--encoder.depth=2", "--encoder.heads=2"),
         *("--predictor.dim=16", "--predictor.depth=1", "--predictor.heads=2"),

@@ -19,7 +19,7 @@ from jepa.recipes.cli import main
 from jepa.recipes.commands import command
 from jepa.recipes.fit import Interrupted, StoppedError
 from jepa.recipes.parsing import parser_of
-from tests.forked import Forked
+from tests.forked import FORK, Forked
 from tests.recipes.small_run import arguments, made_images, run
 
 
@@ -174,21 +174,24 @@ def test_a_clock_that_jumps_changes_nothing(data, tmp_path, monkeypatch):
     assert 0 <= seconds[0] <= seconds[-1] < 600
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path, capfd):
     parser_of(command("pretrain"))  # imported now: somebody else may not read Python's files
 
     def somebody_else():
         if os.getuid() == 0:  # root may write anywhere
             os.setuid(65534)
-        return main(arguments(tmp_path / "locked" / "out", data))
+        os._exit(main(arguments(tmp_path / "locked" / "out", data)))
 
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(parent.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked").chmod(0o555)
-    printed = Forked(tmp_path / "printed", somebody_else).ended(1)
-    assert "jepa pretrain: error: cannot write in" in printed
+    process = FORK.Process(target=somebody_else)
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    assert "jepa pretrain: error: cannot write in" in capfd.readouterr().err
 
 
 class Mortal(Callback):

@@ -76,9 +76,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_encoder_is_measured(images, tmp_path, kind):
-    """By all probes, where the kind tells what there is to be measured; else by one."""
-    some = [] if kind in ("ours", "timm") else ["--probes=[linear]"]
-    assert probed(images, tmp_path / "out", *KINDS[kind](tmp_path), *some) == 0
+    assert probed(images, tmp_path / "out", *KINDS[kind](tmp_path)) == 0
     metrics = json.loads((tmp_path / "out" / "result.json").read_text())["metrics"]
     assert metrics["linear_top1"]["value"] > 0.6  # dark and light
     assert ("linear_top1/cls" in metrics) == (kind in ("timm", "local"))
@@ -105,7 +103,7 @@ def test_a_file_of_another_model_is_told_key_by_key(images, tmp_path, capsys):
     for words in ("missing 'norm.bias'", "unexpected 'stranger'", "norm1.weight' is (7,)"):
         assert words in printed
     # the same folder is free for the command put right
-    assert probed(images, tmp_path / "out", *KINDS["ours"](tmp_path), "--probes=[knn]") == 0
+    assert probed(images, tmp_path / "out", *KINDS["ours"](tmp_path)) == 0
 
 
 @pytest.mark.parametrize(

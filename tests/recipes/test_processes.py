@@ -104,14 +104,18 @@ def test_two_processes_learn_what_one_does_from_the_same_batches(data, tmp_path)
     same_weights(tmp_path / "one", tmp_path / "two")
 
 
+def test_weights_in_shards_learn_what_one_process_does(data, tmp_path):
+    Ranks(tmp_path, [*arguments(tmp_path / "two", data), *SHARDS]).ended()
+    assert main([*arguments(tmp_path / "one", data), "--accumulate=2"]) == 0
+    same_weights(tmp_path / "one", tmp_path / "two")
+
+
 def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path):
-    """With probes on the way, clipping and activations computed again. What is learnt is what one
-    process does, in the stage after too."""
+    """With probes on the way, clipping and activations computed again; the stage after on one
+    process too."""
     probes = ["--online.every_n_steps=5", "--online.bank=24", "--online.held_out=12"]
     options = ["--optimisation.gradient_clip=0.1", "--hardware.activation_checkpointing=true"]
     command = [*SHARDS, *options, *probes]
-    alone = [*options, *probes, "--accumulate=2"]
-    assert main([*arguments(tmp_path / "one", data), *alone]) == 0
     Ranks(tmp_path, [*arguments(tmp_path / "whole", data), *command]).ended()
     resumed = [*arguments(tmp_path / "out", data), *command, "--resume"]
     two = Ranks(tmp_path, resumed)
@@ -126,11 +130,10 @@ def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path)
         seen = {row["step"] for row in rows if "online/target/knn_top1" in row}
         assert seen == {0, 5, 10, STEPS}
         assert all(row["gradient_norm"] > 0 for row in rows if "loss" in row)
-    same_weights(tmp_path / "one", tmp_path / "whole")
     stage = [*options, f"--stage_from={tmp_path / 'whole'}", "--optimisation.learning_rate=1e-4"]
-    Ranks(tmp_path, [*arguments(tmp_path / "two after", data), *SHARDS, *stage]).ended()
-    assert main([*arguments(tmp_path / "one after", data), *stage, "--accumulate=2"]) == 0
-    same_weights(tmp_path / "one after", tmp_path / "two after")
+    Ranks(tmp_path, [*arguments(tmp_path / "two", data), *SHARDS, *stage]).ended()
+    assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
+    same_weights(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
