@@ -140,6 +140,15 @@ def test_overview_imports_nothing_that_takes_seconds():
     assert ran.stdout.endswith("False False\n")
 
 
+def test_of_what_others_log_only_warnings_are_told():
+    told = "import logging; from jepa.recipes.cli import quiet; quiet(); log = logging.getLogger"
+    ours = "log('jepa.probes.tables').info('ours')"
+    others = "log('faiss.loader').info('loading'); log('faiss.loader').warning('slow')"
+    code = f"{told}; {others}; {ours}"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr == "WARNING faiss.loader: slow\nINFO jepa.probes.tables: ours\n"
+
+
 def test_a_run_from_yaml_then_refused_then_resumed_and_extended_by_init_from(
     capsys, config, tmp_path
 ):
