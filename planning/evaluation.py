@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from jepa import seeds
+from jepa.progress import bar
 
 from .agent import Cost, Narrowing, Replanning, each_array
 from .planner import score
@@ -73,12 +74,15 @@ class Evaluation:
         return ~np.asarray(self.first["success"], dtype=bool)
 
 
-def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Evaluation:
+def evaluate(
+    agent: Agent, env: VectorEnv, *, max_steps: int, seed: int, progress: bool = False
+) -> Evaluation:
     """Plays one episode in each copy; starts and goals are fixed by the named seed.
 
     The environment must not reset by itself (gymnasium's `AutoresetMode.DISABLED`), and its
     `info` must hold `success` [B]. An agent that is `Narrowing` decides for the episodes that go
     on; the others' copies are given their last action again, which they should ignore.
+    `progress` shows steps done, episodes that go on, and the time left if they go on to the end.
     """
     observation, first = env.reset(seed=seeds.derive(seed, "evaluation"))
     agent.reset()
@@ -87,21 +91,25 @@ def evaluate(agent: Agent, env: VectorEnv, *, max_steps: int, seed: int) -> Eval
     steps, returns = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)
     narrowing = agent if isinstance(agent, Narrowing) else None
     asked, actions = ~np.zeros_like(done), None
-    for _ in range(max_steps):
-        if done.all():
-            break
-        steps += ~done
-        if narrowing is not None and actions is not None:
-            if (asked & done).any():
-                narrowing.keep(~done[asked])
-                asked = ~done
-            actions = actions.copy()
-            actions[asked] = agent.act(each_array(observation, itemgetter(asked)))
-        else:
-            actions = agent.act(observation)
-        observation, rewards, terminated, truncated, info = env.step(actions)
-        returns += np.where(done, 0.0, rewards)
-        done = done | terminated | truncated
+    with bar(max_steps, f"{env.num_envs} episodes", "step", shown=progress) as shown:
+        for _ in range(max_steps):
+            if done.all():
+                shown.total = shown.n
+                break
+            steps += ~done
+            if narrowing is not None and actions is not None:
+                if (asked & done).any():
+                    narrowing.keep(~done[asked])
+                    asked = ~done
+                actions = actions.copy()
+                actions[asked] = agent.act(each_array(observation, itemgetter(asked)))
+            else:
+                actions = agent.act(observation)
+            observation, rewards, terminated, truncated, info = env.step(actions)
+            returns += np.where(done, 0.0, rewards)
+            done = done | terminated | truncated
+            shown.set_postfix(going_on=int((~done).sum()), refresh=False)
+            shown.update()
     success = np.asarray(info["success"], dtype=bool)
     return Evaluation(
         episodes=int((~excluded).sum()),

@@ -50,17 +50,21 @@ def evaluate_parts(
     if parts < 1 or workers < 1:
         raise ValueError(f"need at least one part and one worker; got {parts} and {workers}")
     threads = torch.get_num_threads()
-    play = partial(played, make, max_steps=max_steps, seed=seed, threads=threads)
+    alone = parts == 1
+    play = partial(played, make, max_steps=max_steps, seed=seed, threads=threads, progress=alone)
     with spread(min(workers, parts)) as over:
-        found = track(over(play, range(parts)), f"{parts} parts", parts, disable=parts == 1)
+        found = track(over(play, range(parts)), f"{parts} parts", parts, disable=alone)
         return joined(list(found))
 
 
-def played(make: Make, part: int, *, max_steps: int, seed: int, threads: int) -> Evaluation:
+def played(
+    make: Make, part: int, *, max_steps: int, seed: int, threads: int, progress: bool
+) -> Evaluation:
     """One part. Sums of more or fewer threads may differ in the last bit."""
     torch.set_num_threads(threads)
     agent, env = make(part)
-    return evaluate(agent, env, max_steps=max_steps, seed=seeds.derive(seed, "part", part))
+    drawn = seeds.derive(seed, "part", part)
+    return evaluate(agent, env, max_steps=max_steps, seed=drawn, progress=progress)
 
 
 @contextmanager

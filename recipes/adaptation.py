@@ -183,7 +183,9 @@ def adapt(
 
 def in_game(agent: PlanningAgent | RandomAgent, world: Rooms, play: Game) -> Evaluation:
     """All episodes of the game in a world."""
-    return evaluate(agent, play.in_world(world), max_steps=play.max_steps, seed=play.seed)
+    return evaluate(
+        agent, play.in_world(world), max_steps=play.max_steps, seed=play.seed, progress=True
+    )
 
 
 def relearn(

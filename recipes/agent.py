@@ -212,7 +212,7 @@ class Shared:
     ) -> Tried:
         """Plays in the world, or in this one, and says so."""
         shown, play = self.env if env is None else env, self.play
-        found = evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
+        found = evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed, progress=True)
         ends = [found.first[key] for key in ("position", "goal_position")]
         shut = [disc.depth(end) > 0 for disc in clear_of for end in ends]
         counts = found.counted & ~np.any(shut, axis=0)
@@ -228,7 +228,7 @@ def practise(
     """What is remembered after mode 1 has played so many episodes of so many steps."""
     playing, env = shared.agent(cost, Task(mode="react"), policy), shared.env
     arena = TwoRoomsVectorEnv(count, rooms=env.rooms, radius=env.radius, max_steps=steps)
-    evaluate(playing, arena, max_steps=steps, seed=seed)
+    evaluate(playing, arena, max_steps=steps, seed=seed, progress=True)
     return playing.memory
 
 

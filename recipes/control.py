@@ -107,7 +107,7 @@ def control(
     energy = partial(GoalDistance, steps=play.energy)
 
     def played(agent: Agent, world: VectorEnv = env) -> Evaluation:
-        return evaluate(agent, world, max_steps=play.max_steps, seed=play.seed)
+        return evaluate(agent, world, max_steps=play.max_steps, seed=play.seed, progress=True)
 
     rates = {}
     for which, some in (("random_encoder/", random_encoder(frozen, seed)), ("", frozen)):

@@ -127,7 +127,7 @@ def futures(
     parts = {"action_space": space, "repeat": experience.repeat, "seed": seed}
 
     def played(who: str, agent: Agent, shown: TwoRoomsVectorEnv | TrueState = env) -> Evaluation:
-        found = evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
+        found = evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed, progress=True)
         print(f"Futures: {who} {found.rate:.2f}", flush=True)
         return found
 

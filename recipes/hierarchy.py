@@ -287,7 +287,7 @@ def played(agent: Agent, maze: Maze, play: Distances, *, truth: bool = False) ->
     for least, most in play.limits:
         env: VectorEnv = arena(maze, play, least, most)
         env = TrueState(env) if truth else env
-        parts.append(evaluate(agent, env, max_steps=play.max_steps, seed=play.seed))
+        parts.append(evaluate(agent, env, max_steps=play.max_steps, seed=play.seed, progress=True))
     return Played(parts, [least for least, _ in play.limits].index(play.far))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
+
+from jepa.progress import bar
 
 
 class StepProgress(Callback):
@@ -27,14 +28,7 @@ class StepProgress(Callback):
         self._waiting, self._since = 0.0, time.perf_counter()
         self._began = self._since
         if trainer.is_global_zero:
-            self.bar = tqdm(
-                total=trainer.max_steps,
-                initial=trainer.global_step,
-                desc=self.title,
-                unit="step",
-                mininterval=0.5 if sys.stderr.isatty() else 10.0,
-                dynamic_ncols=True,
-            )
+            self.bar = bar(trainer.max_steps, self.title, "step", done=trainer.global_step)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -99,7 +99,7 @@ def rooms(
     parts = {"planner": planner, "repeat": experience.repeat, "seed": seed}
 
     def played(agent: Agent, shown: VectorEnv = env) -> Evaluation:
-        return evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed)
+        return evaluate(agent, shown, max_steps=play.max_steps, seed=play.seed, progress=True)
 
     fast = hardware.lightning_precision() == "bf16-mixed"
     planned = Bfloat16(model.to(device)) if fast else model.to(device)

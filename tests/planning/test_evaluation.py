@@ -122,3 +122,17 @@ def test_agents_that_do_not_narrow_act_for_all():
     evaluate(Watched(action_space=action_space_of(env.single_action_space)), env, max_steps=20,
              seed=0)  # fmt: skip
     assert set(seen_by) == {8}
+
+
+def test_progress_tells_how_far_it_is_and_nothing_unasked(capsys):
+    env = TrueState(TwoRoomsVectorEnv(30, radius=30.0))
+    quiet = evaluate(agent_for(env), env, max_steps=40, seed=0)
+    assert capsys.readouterr() == ("", "")
+    told = evaluate(agent_for(env), env, max_steps=40, seed=0, progress=True)
+    np.testing.assert_array_equal(told.steps, quiet.steps)
+    last = int(told.steps.max())
+    assert 1 < last < 40, "all were to arrive before the end"
+    ended = capsys.readouterr().err.split("\r")[-1]
+    assert "30 episodes: 100%" in ended
+    assert f" {last}/{last} " in ended
+    assert "going_on=0" in ended
