@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import pytorch_lightning as lightning
 import torch
@@ -27,6 +27,7 @@ from ..planning.heads import OutcomesHead
 from ..planning.joint import PLDM, JointTraining, Terms
 from ..planning.latent_variable import by_free_energy
 from ..planning.projection import SlowFeatures
+from ..planning.recurrent import GRU
 from ..planning.rewards import RewardHead, RewardTraining
 from ..planning.second_order import SecondOrder
 from ..planning.training import DynamicsTraining
@@ -37,7 +38,9 @@ from .world import stacked
 
 Module = TypeVar("Module", bound=nn.Module)
 
-ORDERS = {1: ResidualMLP, 2: SecondOrder}
+Kind: TypeAlias = Literal["mlp", "second_order", "gru"]
+KINDS = {"mlp": ResidualMLP, "second_order": SecondOrder, "gru": GRU}
+"""Dynamics that know the present latent, how it has just changed, and all that came before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,8 @@ class Joint:
     Args:
         terms: what keeps it from collapsing: PLDM, or LeWM, given as a class_path.
         hidden: width of the dynamics' layers.
-        order: 2 where one picture does not show how fast things move: `SecondOrder`.
+        kind: of the dynamics: mlp; second_order or gru where one picture does not show how fast
+            things move.
         unknown: what makes the latent keep what is seen but cannot be foreseen; null: nothing.
         window: decisions foreseen in training.
         steps: optimiser steps.
@@ -85,7 +89,7 @@ class Joint:
 
     terms: Callable[[int, Tensor], Terms] = PLDM
     hidden: int = 256
-    order: Literal[1, 2] = 1
+    kind: Kind = "mlp"
     unknown: Unknown | None = None
     window: int = 8
     steps: int = 5000
@@ -99,7 +103,8 @@ class Dynamics:
 
     Args:
         hidden: width of the layers.
-        order: see `Joint`.
+        kind: see `Joint`. A gru carries what it knows of the world from step to step beside the
+            latents, and so foresees further where latents are many for what they tell.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -107,7 +112,7 @@ class Dynamics:
     """
 
     hidden: int = 256
-    order: Literal[1, 2] = 1
+    kind: Kind = "mlp"
     window: int = 8
     steps: int = 2000
     batch_size: int = 256
@@ -170,13 +175,20 @@ def learn_jointly(
 def beside_a_latent(joint: Joint, scales: Scales) -> dict[str, Any]:
     """The dynamics that learn together with a latent, and how: see `foresight_loss`."""
     if joint.unknown is None:
-        dynamics = ORDERS[joint.order](scales, hidden=joint.hidden)
-        return {"dynamics": dynamics, "history": joint.order - 1}
-    if joint.order != 1:
-        raise ValueError(f"a latent with what is unknown has order 1; got {joint.order}")
+        dynamics = KINDS[joint.kind](scales, hidden=joint.hidden)
+        return {"dynamics": dynamics, "history": told_first(joint.kind)}
+    if joint.kind != "mlp":
+        raise ValueError(
+            f"a latent with what is unknown has dynamics of kind mlp; got {joint.kind}"
+        )
     head = partial(OutcomesHead, values=joint.unknown.values)
     dynamics = ResidualMLP(scales, hidden=joint.hidden, head=head)
     return by_free_energy(dynamics, joint.unknown.information)
+
+
+def told_first(kind: Kind) -> int:
+    """Decisions whose outcome dynamics are told before they foresee: what moves shows in one."""
+    return 0 if kind == "mlp" else 1
 
 
 def learn_world(
@@ -231,7 +243,7 @@ def new_world_model(
     scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
     with seeds.weights(seed, "dynamics"):
         return LatentWorldModel(
-            embedding=embedding, dynamics=ORDERS[dynamics.order](scales, hidden=dynamics.hidden)
+            embedding=embedding, dynamics=KINDS[dynamics.kind](scales, hidden=dynamics.hidden)
         )
 
 
@@ -248,7 +260,9 @@ def learn_dynamics(
     windows = Windows(with_observations(data, latents), length=dynamics.window)
     loader = window_loader(windows, batch_size=dynamics.batch_size, seed=seed)
     training = DynamicsTraining(
-        model.dynamics, history=dynamics.order - 1, learning_rate=dynamics.learning_rate
+        model.dynamics,
+        history=told_first(dynamics.kind),
+        learning_rate=dynamics.learning_rate,
     )
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
 

@@ -71,8 +71,8 @@ def task(
     experience: Experience = Experience(),  # noqa: B008
     correlation: float = 0.8,
     latent: Latent = Latent(),  # noqa: B008
-    joint: Joint = Joint(order=2),  # noqa: B008
-    dynamics: Dynamics = Dynamics(order=2),  # noqa: B008
+    joint: Joint = Joint(kind="second_order"),  # noqa: B008
+    dynamics: Dynamics = Dynamics(kind="second_order"),  # noqa: B008
     reward: Reward | None = None,
     planner: CEM | ICEM | MPPI = CEM(),  # noqa: B008
     trials: Trials = Trials(),

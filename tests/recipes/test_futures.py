@@ -50,8 +50,8 @@ def test_a_run_learns_foresees_plays_reports_and_does_not_learn_twice(tmp_path, 
 
 def test_what_is_unknown_needs_no_velocity():
     scales = Scales(torch.ones(2), torch.ones(2))
-    with pytest.raises(ValueError, match="order 1"):
-        beside_a_latent(Joint(order=2, unknown=Unknown()), scales)
+    with pytest.raises(ValueError, match="kind mlp"):
+        beside_a_latent(Joint(kind="second_order", unknown=Unknown()), scales)
 
 
 def test_a_share_that_is_none_is_refused():

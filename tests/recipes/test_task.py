@@ -56,14 +56,15 @@ class Dot(Simulator):
         return states
 
 
-def test_a_run_learns_plays_and_does_not_learn_twice(tmp_path):
+@pytest.mark.parametrize("kind", ["second_order", "gru"])
+def test_a_run_learns_plays_and_does_not_learn_twice(kind, tmp_path):
     options = {
         "out": tmp_path / "run",
         "simulator": Dot(),
         "experience": Experience(episodes=12, decisions=5, repeat=2),
         "latent": Latent(size=4, width=8),
-        "joint": Joint(hidden=16, order=2, window=3, steps=4, batch_size=8),
-        "dynamics": Dynamics(hidden=16, order=2, window=3, steps=4, batch_size=8),
+        "joint": Joint(hidden=16, kind="second_order", window=3, steps=4, batch_size=8),
+        "dynamics": Dynamics(hidden=16, kind=kind, window=3, steps=4, batch_size=8),
         "planner": CEM(horizon=3, samples=8, iterations=1, elites=2),
         "trials": Trials(episodes=6, oracle_episodes=4, part=4),
         "hardware": Hardware(accelerator="cpu", precision="float32"),
@@ -163,8 +164,8 @@ def test_reacher_by_its_name(tmp_path, capsys):
         },
         "experience": {"episodes": 4, "decisions": 4, "repeat": 2},
         "latent": {"size": 4, "width": 8},
-        "joint": {"order": 2, "steps": 2, "batch_size": 4, "window": 3},
-        "dynamics": {"order": 2, "steps": 2, "batch_size": 4, "window": 3},
+        "joint": {"kind": "second_order", "steps": 2, "batch_size": 4, "window": 3},
+        "dynamics": {"kind": "second_order", "steps": 2, "batch_size": 4, "window": 3},
         "planner": {"horizon": 3, "samples": 16, "iterations": 1},
         "trials": {"episodes": 3, "oracle_episodes": 2},
     }
