@@ -92,6 +92,11 @@ class CartPole(Simulator):
         """Nearly upright in the middle, as gymnasium starts; and exactly so."""
         return random.uniform(-0.05, 0.05, 4), np.zeros(4)
 
+    def draw_widely(self, random: np.random.Generator) -> tuple[State, State]:
+        """Anywhere on the rail, moving, the pole not yet fallen: from where gymnasium starts, a
+        random policy never comes to what a pole that stands for long is like."""
+        return random.uniform(-1, 1, 4) * [2.0, 1.5, 0.2, 1.5], np.zeros(4)
+
     def get_state(self) -> State:
         """Position, velocity, angle, angular velocity."""
         return np.array(self.env.state, dtype=np.float64)

@@ -65,6 +65,11 @@ class Simulator(ABC):
         """A start and a goal."""
         ...
 
+    def draw_widely(self, random: np.random.Generator) -> tuple[State, State]:
+        """A start from which experience is collected, and a goal; unless it says otherwise, as
+        `draw`."""
+        return self.draw(random)
+
     @abstractmethod
     def get_state(self) -> State:
         """Where it is now."""
@@ -110,10 +115,11 @@ class Pairs:
         return replace(self, start=self.start[chosen], goal=self.goal[chosen])
 
 
-def draw_pairs(simulator: Simulator, count: int, seed: int) -> Pairs:
+def draw_pairs(simulator: Simulator, count: int, seed: int, *, widely: bool = False) -> Pairs:
     """The first `count` pairs of a seed: more are the same and further ones."""
+    draw = simulator.draw_widely if widely else simulator.draw
     drawn = [
-        simulator.draw(np.random.default_rng(seeds.derive(seed, "pairs", simulator.name, i)))
+        draw(np.random.default_rng(seeds.derive(seed, "pairs", simulator.name, i)))
         for i in range(count)
     ]
     start, goal = (np.stack(states) for states in zip(*drawn, strict=True))
@@ -148,7 +154,8 @@ class PixelTasks(VectorEnv):
         pairs: starts and goals of every reset; None: drawn anew.
         repeat: simulator steps for which an action is held: one step of this environment.
         max_steps: simulator steps after which an episode is truncated; None: the simulator's.
-        endless: neither reaching a goal nor losing ends an episode: for collecting.
+        endless: neither reaching a goal nor losing ends an episode, and starts are drawn widely:
+            for collecting.
     """
 
     metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012
@@ -187,7 +194,10 @@ class PixelTasks(VectorEnv):
         """The fixed starts and goals, or new ones drawn from `seed`."""
         super().reset(seed=seed)
         pairs = self.pairs or draw_pairs(
-            self.simulator, self.num_envs, int(self.np_random.integers(2**63 - 1))
+            self.simulator,
+            self.num_envs,
+            int(self.np_random.integers(2**63 - 1)),
+            widely=self.endless,
         )
         everyone = np.ones(self.num_envs, dtype=bool)
         chosen = np.asarray((options or {}).get("reset_mask", everyone))

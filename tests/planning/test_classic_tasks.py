@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jepa.planning.classic_tasks import CartPole, Pendulum, painted
-from jepa.planning.pixel_tasks import PixelTasks
+from jepa.planning.pixel_tasks import PixelTasks, draw_pairs
 
 
 def test_pendulum_is_gymnasiums():
@@ -97,3 +97,18 @@ def test_what_is_lost_ends_an_episode_but_not_the_collecting():
     assert ((total > 4) & (total < 15)).all()
     assert (endless == 0).all()
     assert over.all()
+
+
+def test_experience_of_the_cart_starts_anywhere_and_games_as_gymnasiums():
+    wide = draw_pairs(CartPole(), 400, 0, widely=True).start
+    assert (np.abs(wide).max(axis=0) > [1.9, 1.4, 0.19, 1.4]).all()
+    limits = [CartPole().env.x_threshold, np.inf, CartPole().env.theta_threshold_radians, np.inf]
+    assert (np.abs(wide) < limits).all()
+    assert np.abs(draw_pairs(CartPole(), 400, 0).start).max() <= 0.05
+    for endless in (False, True):
+        env = PixelTasks(50, simulator=CartPole(), endless=endless)
+        _, info = env.reset(seed=0)
+        assert (np.abs(info["state"]).max() > 0.05) == endless
+    assert (
+        draw_pairs(Pendulum(), 9, 0).start == draw_pairs(Pendulum(), 9, 0, widely=True).start
+    ).all()
