@@ -10,6 +10,7 @@ import yaml
 
 from jepa.planning.dynamics import ResidualMLP, Scales
 from jepa.planning.readout import LinearReadout
+from jepa.planning.second_order import SecondOrder
 from jepa.recipes.adaptation import Lived, Relearning, position_error, relearn
 from jepa.recipes.adaptation_pictures import adaptation_part
 from jepa.recipes.cli import main
@@ -93,3 +94,23 @@ def test_a_gain_that_one_picture_does_not_show(tmp_path):
     for world in (now, then):
         assert world["identified"] < world["replay"] / 2
         assert world["replay"] < max(world["tuned"], world["unchanged"])
+
+
+def test_dynamics_that_see_changes_are_told_one_before_they_adapt(tmp_path):
+    """Things that go on as they went: one position does not tell how."""
+
+    def thrown(count, seed):
+        velocity = torch.randn(count, 1, 2, generator=torch.Generator().manual_seed(seed))
+        positions = 0.3 * velocity * torch.arange(13)[:, None]
+        return Lived(positions, torch.zeros(count, 12, 2), positions)
+
+    torch.manual_seed(0)
+    still = SecondOrder(Scales(torch.ones(2), torch.ones(2)), hidden=32)
+    lived_through, held_out = thrown(200, 0), thrown(50, 1)
+    learning = Relearning(steps=150, batch_size=64, learning_rate=2e-2)
+    hardware = Hardware(accelerator="cpu", precision="float32")
+    args = (Dynamics(kind="second_order", window=4), learning, hardware, 0)
+    kinds = relearn(tmp_path, "first", still, lived_through, lived_through, *args)
+    same = LinearReadout(torch.eye(2), torch.zeros(2))
+    moved = float((held_out.positions[:, 8] - held_out.positions[:, 4]).norm(dim=-1).mean())
+    assert position_error(kinds["tuned"], held_out, same) < 0.2 * moved
