@@ -89,7 +89,8 @@ def test_probing_finds_the_same_there(precision, tmp_path, capsys):
     assert found["cpu"] == pytest.approx(found["elsewhere"], abs=0.05)
 
 
-def test_tasks_are_played_there_and_simulators_here(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["second_order", "gru"])
+def test_tasks_are_played_there_and_simulators_here(kind, tmp_path, monkeypatch):
     act, devices = PlanningAgent.act, set()
 
     def seen(agent, observation):
@@ -99,5 +100,5 @@ def test_tasks_are_played_there_and_simulators_here(tmp_path, monkeypatch):
     monkeypatch.setattr(PlanningAgent, "act", seen)
     hardware = partial(Hardware, accelerator="elsewhere", precision="float32")
     monkeypatch.setattr(test_task, "Hardware", lambda **_: hardware())
-    test_task.test_a_run_learns_plays_and_does_not_learn_twice(tmp_path)
+    test_task.test_a_run_learns_plays_and_does_not_learn_twice(kind, tmp_path)
     assert devices == {HERE, THERE}
