@@ -42,6 +42,8 @@ class CausalTransformer(Dynamics):
         head: makes the head, see `heads`.
     """
 
+    told_first = 1
+
     def __init__(
         self,
         scales: Scales,

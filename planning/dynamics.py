@@ -19,7 +19,12 @@ class Dynamics(nn.Module):
 
     States have the entry `latent` [B, D]; a `variance` [B, D] around it if the dynamics foresee
     one; and `memory`, what only the dynamics need to go on, which rollouts drop.
+
+    told_first: decisions whose outcome they are told, in training, before they foresee: one where
+        they have a memory, since what moves does not show in a single latent.
     """
+
+    told_first = 0
 
     def start(self, latent: Float[Tensor, "B D"]) -> TensorDict:
         """The state of environments of which only the present latent is known."""

@@ -24,6 +24,8 @@ class GRU(Dynamics):
         head: makes the head, see `heads`.
     """
 
+    told_first = 1
+
     def __init__(
         self,
         scales: Scales,

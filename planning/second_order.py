@@ -22,6 +22,8 @@ class SecondOrder(Dynamics):
         hidden: width of the two hidden layers.
     """
 
+    told_first = 1
+
     def __init__(self, scales: Scales, *, hidden: int = 256) -> None:
         super().__init__()
         self.scales, size = scales, len(scales.latent)

@@ -28,7 +28,7 @@ from ..planning.two_rooms_env import Rooms
 from .control import share
 from .embedding import Latent
 from .hardware import Hardware
-from .latent import Dynamics, Joint, latents_seen, learn_world, learnt, told_first, trainer
+from .latent import Dynamics, Joint, latents_seen, learn_world, learnt, trainer
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -210,8 +210,8 @@ def relearn(
         now = copy.deepcopy(before)
 
         learn = partial(
-            go_on, now, lived_through.windows(dynamics.window), told_first(dynamics.kind),
-            relearning, hardware, f"{which}: {who}", seed,
+            go_on, now, lived_through.windows(dynamics.window), relearning, hardware,
+            f"{which}: {who}", seed,
         )  # fmt: skip
         kinds[who] = learnt(now, out / f"{which}_{who}.safetensors", learn).eval()
     return kinds | {"identified": Identified([before, kinds["tuned"]], forget=relearning.forget)}
@@ -220,16 +220,17 @@ def relearn(
 def go_on(
     dynamics: LatentDynamics,
     windows: Windows,
-    history: int,
     relearning: Relearning,
     hardware: Hardware,
     title: str,
     seed: int,
 ) -> None:
-    """Trains what has learnt before; `history` as in `foresight_loss`."""
+    """Trains what has learnt before."""
     loader = window_loader(windows, batch_size=relearning.batch_size, seed=seed)
     training = DynamicsTraining(
-        dynamics.train(), history=history, learning_rate=relearning.learning_rate
+        dynamics.train(),
+        history=dynamics.told_first,
+        learning_rate=relearning.learning_rate,
     )
     trainer(relearning.steps, hardware, title).fit(training, loader)
 

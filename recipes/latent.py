@@ -176,7 +176,7 @@ def beside_a_latent(joint: Joint, scales: Scales) -> dict[str, Any]:
     """The dynamics that learn together with a latent, and how: see `foresight_loss`."""
     if joint.unknown is None:
         dynamics = KINDS[joint.kind](scales, hidden=joint.hidden)
-        return {"dynamics": dynamics, "history": told_first(joint.kind)}
+        return {"dynamics": dynamics, "history": dynamics.told_first}
     if joint.kind != "mlp":
         raise ValueError(
             f"a latent with what is unknown has dynamics of kind mlp; got {joint.kind}"
@@ -184,11 +184,6 @@ def beside_a_latent(joint: Joint, scales: Scales) -> dict[str, Any]:
     head = partial(OutcomesHead, values=joint.unknown.values)
     dynamics = ResidualMLP(scales, hidden=joint.hidden, head=head)
     return by_free_energy(dynamics, joint.unknown.information)
-
-
-def told_first(kind: Kind) -> int:
-    """Decisions whose outcome dynamics are told before they foresee: what moves shows in one."""
-    return 0 if kind == "mlp" else 1
 
 
 def learn_world(
@@ -261,7 +256,7 @@ def learn_dynamics(
     loader = window_loader(windows, batch_size=dynamics.batch_size, seed=seed)
     training = DynamicsTraining(
         model.dynamics,
-        history=told_first(dynamics.kind),
+        history=model.dynamics.told_first,
         learning_rate=dynamics.learning_rate,
     )
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
