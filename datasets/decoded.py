@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from rich.progress import track
 from torch import Tensor
 
 from jepa.files import atomic_path
+from jepa.progress import track
 
 from .clip_times import ClipTimes
 from .clips import ClipSet, UnreadableVideoError
@@ -71,7 +71,7 @@ def decoded_clips(
     )
     stores = [Store(Path(cache).expanduser(), path, reader, size) for path in paths]
     missing = [number for number, store in enumerate(stores) if not store.ready]
-    for number in track(missing, f"decoding {place}", disable=not missing):
+    for number in track(missing, f"decoding {place}", "video", shown=bool(missing)):
         try:
             stores[number].fill(videos, number)
         except UnreadableVideoError as problem:

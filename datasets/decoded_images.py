@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from rich.progress import track
 from torch import Tensor
+
+from jepa.progress import track
 
 from .batch_loaders import EvaluationLoader
 from .images import ImageSet, InMemoryImages, fingerprint
@@ -98,7 +99,8 @@ def decode_into(
 ) -> None:
     """Decodes the batches that are not done."""
     missing = np.flatnonzero(~done).tolist()
-    for batch, decoded in zip(track(missing, "decoding images"), loader.only(missing), strict=True):
+    tracked = track(missing, "decoding images", "batch")
+    for batch, decoded in zip(tracked, loader.only(missing), strict=True):
         rows = decoded.rows.numpy()
         pixels[rows], readable[rows] = decoded.images.numpy(), True
         done[batch] = True

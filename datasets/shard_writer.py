@@ -10,7 +10,8 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 from PIL import Image
-from rich.progress import track
+
+from jepa.progress import track
 
 from .folders import FolderImages
 from .images import ImageSet
@@ -34,7 +35,7 @@ def write_shards(images: ImageSet, place: str, *, per_shard: int, title: str = "
     files, root = url_to_fs(place)
     files.makedirs(root, exist_ok=True)
     firsts = range(0, len(images), per_shard)
-    for number, first in enumerate(track(firsts, title)):
+    for number, first in enumerate(track(firsts, title, "shard")):
         path = f"{root}/{number:05d}.tar"
         if files.exists(list_beside(path)):
             continue

@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from rich.progress import track
 
 from jepa import seeds
 from jepa.optional import optional
+from jepa.progress import track
 
 from .agent import Cost
 from .evaluation import Agent, Evaluation, evaluate
@@ -53,7 +53,8 @@ def evaluate_parts(
     alone = parts == 1
     play = partial(played, make, max_steps=max_steps, seed=seed, threads=threads, progress=alone)
     with spread(min(workers, parts)) as over:
-        found = track(over(play, range(parts)), f"{parts} parts", parts, disable=alone)
+        results = over(play, range(parts))
+        found = track(results, "episodes", "part", total=parts, shown=not alone)
         return joined(list(found))
 
 

@@ -12,12 +12,12 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Float, Float16, Num, UInt8
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
 from jepa import seeds
 from jepa.frozen import FrozenEncoder, device_of
+from jepa.progress import track
 from jepa.shapes import Grid
 
 from .tables import FeatureTable, Numbered, kept, table_of
@@ -214,7 +214,7 @@ def extract(
 
     def compute(batches: Iterable, count: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         text = f"features of {encoder.name}"
-        seen = track(batches, text, total=count, disable=not progress)
+        seen = track(batches, text, "batch", total=count, shown=progress)
         return pooled(encoder, seen, poolings, precision)
 
     if cache is None:

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.progress import track
 from torch import Tensor
 
 from jepa.files import read_safetensors, write_json, write_safetensors
+from jepa.progress import track
 from jepa.ranks import rank, wait, world_size
 
 from .features import Encoder, Precision, layers_of, pooled
@@ -113,7 +113,8 @@ def make_shards(
     batches = [b for n in mine for b in range(n * each, min((n + 1) * each, len(loader)))]
     log.info("%d of %d shards to be made by process %d", len(mine), shards, first)
     text = f"features of {encoder.name}"
-    loaded = track(loader.only(batches), text, len(batches), disable=not progress or first > 0)
+    shown = progress and first == 0
+    loaded = track(loader.only(batches), text, "batch", total=len(batches), shown=shown)
     blocks: list[dict[str, np.ndarray]] = []
     for batch, block in zip(batches, pooled(encoder, loaded, poolings, precision), strict=True):
         blocks.append(block)

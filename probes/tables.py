@@ -124,7 +124,7 @@ def _compute_share(
     else:
         numbers = itertools.count(first, ranks)
         blocks = compute(itertools.islice(loader, first, None, ranks), None)
-    for number, block in zip(numbers, blocks, strict=False):
+    for block, number in zip(blocks, numbers, strict=False):  # to the end of the blocks
         with atomic_path(_part(parts, number)) as path, path.open("wb") as file:
             np.savez(file, **block)  # pyright: ignore[reportArgumentType]: names are no options
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import AddRenderObservation, TransformObservation
 from PIL import Image
-from tqdm import tqdm
 
 from jepa import seeds
+from jepa.progress import bar
 
 from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
 from ..planning.agent import RandomAgent, action_space_of
@@ -125,20 +124,13 @@ def collect_into(
     facts = {"seed": seed, "copies": env.num_envs, "infos": list(infos), **(about or {})}
     with (
         TrajectoryWriter(folder, shard_episodes=size, about=facts) as writer,
-        tqdm(
-            total=episodes,
-            initial=len(writer),
-            desc=str(folder),
-            unit="episode",
-            mininterval=0.5 if sys.stderr.isatty() else 10.0,
-            dynamic_ncols=True,
-        ) as bar,
+        bar(episodes, str(folder), "episode", done=len(writer)) as shown,
     ):
         for episode in missing(
             writer, env, policy_of, episodes=episodes, infos=infos, draws=(seed, "collect")
         ):
             writer.append(episode)
-            bar.update()
+            shown.update()
 
 
 def missing(

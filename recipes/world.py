@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jepa import seeds
 from jepa.files import write_arrays
+from jepa.progress import bar
 
 from ..datasets.trajectories import Episode, Trajectories, rows
 from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
@@ -84,8 +85,11 @@ def gather(
     counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
     for split, count in counts.items():
         with TrajectoryWriter(folder / split) as writer:
-            for episode in episodes(writer, count, seed, split):
-                writer.append(episode)
+            done = len(writer)
+            with bar(count, f"{split} episodes", "episode", done=done, shown=done < count) as shown:
+                for episode in episodes(writer, count, seed, split):
+                    writer.append(episode)
+                    shown.update()
     return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
 
 

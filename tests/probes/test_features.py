@@ -65,6 +65,21 @@ def test_a_table_is_reused_for_the_same_key_only(tmp_path):
             extract(encoder, forbidden(), poolings, cache=tmp_path, data=data)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_progress_goes_to_the_end(tmp_path, capsys, cached):
+    quiet = extract(tiny(), batches(), data="d")
+    assert capsys.readouterr() == ("", "")
+    told = extract(tiny(), batches(), cache=tmp_path if cached else None, data="d", progress=True)
+    np.testing.assert_array_equal(told.features["last"], quiet.features["last"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    ended = err.split("\r")[-1]
+    assert "features of" in ended
+    assert ("3batch" if cached else " 3/3 ") in ended, (
+        "3 batches; of an iterator no length is known"
+    )
+
+
 def test_a_crash_leaves_nothing_and_damage_is_repaired(tmp_path):
     def broken():
         yield batches()[0]

@@ -144,6 +144,19 @@ def test_random_walks_go_on_where_they_were(tmp_path):
         assert (len(train.lengths), len(validation.lengths)) == (130, 13)
 
 
+def test_gathering_tells_how_far_it_is_and_nothing_when_all_is_there(tmp_path, capsys):
+    experience = Experience(episodes=20, decisions=2, repeat=1)
+    walks = walks_in(TwoRooms(), experience)
+    gather(tmp_path, experience, walks, seed=1)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "train episodes: 100%" in told.err
+    assert " 20/20 " in told.err
+    assert " 2/2 " in told.err
+    gather(tmp_path, experience, walks, seed=1)
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
