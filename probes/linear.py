@@ -169,7 +169,9 @@ class _Problem:
     """The penalised mean loss of one training set; theta [D + 1, c] = weights over intercepts.
 
     Holds a standardised copy of the features in their own precision; logits, losses, theta and
-    everything that L-BFGS does with them are float64.
+    everything that L-BFGS does with them are float64. The optimum is a combination of the rows:
+    where these are fewer than the features, D, both are told in an orthonormal basis of what the
+    rows span, and D is the number of rows.
     """
 
     def __init__(self, X: Float[np.ndarray, "n d"], codes: np.ndarray, classes: int) -> None:
@@ -182,12 +184,17 @@ class _Problem:
         self.Z, self.codes = torch.from_numpy(standardised), torch.from_numpy(codes)
         self.mean = torch.from_numpy(np.asarray(scaler.mean_))
         self.scale = torch.from_numpy(np.asarray(scaler.scale_))
+        self.basis: Float64[Tensor, "d n"] | None = None
+        if len(X) < X.shape[1]:
+            self.basis, along = torch.linalg.qr(self.Z.T.double())
+            self.Z = along.T.to(self.Z).contiguous()
         self.classes = classes
-        self.shape = (X.shape[1] + 1, classes if classes > 2 else 1)
+        self.shape = (self.Z.shape[1] + 1, classes if classes > 2 else 1)
 
     def unstandardised(self, theta: Tensor) -> tuple[Float64[Tensor, "c d"], Float64[Tensor, "c"]]:
         """Weights and intercepts for features as given."""
-        weights = theta[:-1] / self.scale[:, None]
+        weights = theta[:-1] if self.basis is None else self.basis @ theta[:-1]
+        weights = weights / self.scale[:, None]
         return weights.T.contiguous(), theta[-1] - self.mean @ weights
 
     def _hessian(self, theta: Tensor, penalty: float) -> Float64[Tensor, "d d"]:

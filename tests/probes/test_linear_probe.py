@@ -41,6 +41,22 @@ def test_the_optimum_is_scikit_learns(classes, C):
     np.testing.assert_array_equal(probe.predict(x), truth.predict(x))
 
 
+@pytest.mark.parametrize("rows", [39, 40, 41, 12])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_with_fewer_rows_than_features_the_optimum_is_scikit_learns_too(rows, classes):
+    x, y = correlated(200, 40, classes, seed=1)
+    x[:, 7] = 3.0  # tells nothing
+    few, known = x[:rows], np.arange(rows) % classes
+    truth = make_pipeline(
+        StandardScaler(), LogisticRegression(C=0.3, solver="newton-cholesky", tol=1e-10)
+    ).fit(few, known)
+    probe = LinearProbe(C=0.3, tol=1e-8).fit(few, known)
+    np.testing.assert_allclose(probe.coef_ * truth[0].scale_, truth[1].coef_, atol=1e-6)
+    np.testing.assert_allclose(probe.intercept_ + probe.coef_ @ truth[0].mean_,
+                               truth[1].intercept_, atol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(probe.predict_proba(x), truth.predict_proba(x), atol=1e-6)
+
+
 def test_default_tolerance_and_float32_are_enough():
     x, y = correlated(2000, 40, 5)
     exact = LinearProbe(C=0.1, tol=1e-8).fit(x, y).predict_proba(x)
