@@ -47,6 +47,13 @@ def test_goals_are_mostly_away_from_the_start_and_pictures_show_them(simulator):
     assert np.hypot(column * 8 + 4 - start[0, 0], row * 8 + 4 - start[0, 1]) < 30
 
 
+def test_a_picture_is_the_packages_own(simulator):
+    for seed in range(5):
+        for state in simulator.draw(np.random.default_rng(seed)):
+            simulator.set_state(state)
+            assert (simulator.render() == simulator.env._render()).all()
+
+
 def test_a_step_draws_nothing(simulator, monkeypatch):
     """Which would be half of its time."""
     drawn = []
