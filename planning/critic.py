@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from jepa import seeds
 from jepa.target import ema_update
 
-from .dynamics import Dynamics, two_layers
+from .dynamics import Dynamics, mlp
 from .intrinsic import IntrinsicCost
 from .pairs import Pairs
 from .protocols import ActionSpace
@@ -38,7 +38,7 @@ class GoalCritic(nn.Module):
         super().__init__()
         self.pairs = Pairs(scale)
         self.layers = nn.Sequential(
-            two_layers(self.pairs.size, hidden),
+            mlp(self.pairs.size, hidden),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
             nn.Linear(hidden, 1),

@@ -90,7 +90,8 @@ class ResidualMLP(Dynamics):
 
     Args:
         scales: of latents and actions.
-        hidden: width of the two hidden layers.
+        hidden: width of the hidden layers.
+        layers: how many hidden layers.
         head: makes the head, see `heads`.
     """
 
@@ -99,11 +100,12 @@ class ResidualMLP(Dynamics):
         scales: Scales,
         *,
         hidden: int = 256,
+        layers: int = 2,
         head: Callable[[int, int], nn.Module] = PointHead,
     ) -> None:
         super().__init__()
         self.scales, size = scales, len(scales.latent)
-        self.layers = two_layers(size + len(scales.action), hidden)
+        self.layers = mlp(size + len(scales.action), hidden, layers)
         self.head = head(hidden, size)
 
     def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
@@ -114,15 +116,14 @@ class ResidualMLP(Dynamics):
         return TensorDict(entries, batch_size=state.batch_size)
 
 
-def two_layers(inputs: int, hidden: int) -> nn.Sequential:
-    """From inputs to features, `hidden` of them."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden),
-        nn.SiLU(),
-        nn.Linear(hidden, hidden),
-        nn.LayerNorm(hidden),
-        nn.SiLU(),
-    )
+def mlp(inputs: int, hidden: int, layers: int = 2) -> nn.Sequential:
+    """From inputs to features, `hidden` of them, normalised in the last of the layers."""
+    if layers < 1:
+        raise ValueError(f"expected at least one hidden layer; got {layers}")
+    widths = [inputs] + [hidden] * (layers - 1)
+    before = [part for width in widths[:-1] for part in (nn.Linear(width, hidden), nn.SiLU())]
+    last = nn.Linear(widths[-1], hidden)
+    return nn.Sequential(*before, last, nn.LayerNorm(hidden), nn.SiLU())
 
 
 class LatentWorldModel(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from jepa import seeds
 
-from .dynamics import Dynamics, two_layers
+from .dynamics import Dynamics, mlp
 from .embedding import Embedding
 from .joint import Terms, mean_square
 from .protocols import ActionSpace
@@ -56,7 +56,7 @@ class LatentEmbedding(Embedding):
         self.size = size
         self.register_buffer("scale", scale.clone())
         self.register_buffer("units", torch.eye(size))
-        self.layers = nn.Sequential(two_layers(len(scale), hidden), nn.Linear(hidden, size))
+        self.layers = nn.Sequential(mlp(len(scale), hidden), nn.Linear(hidden, size))
 
     def forward(self, features: Float[Tensor, "B *F"]) -> Float[Tensor, "B K"]:
         """[B, size]; of latents below of any shape, such as tokens, as one vector [B, D]."""
@@ -104,9 +104,7 @@ class MacroEncoder(nn.Module):
         super().__init__()
         self.size = size
         self.register_buffer("scale", torch.cat([scale, scale, action_scale]))
-        self.layers = nn.Sequential(
-            two_layers(len(self.scale), hidden), nn.Linear(hidden, 2 * size)
-        )
+        self.layers = nn.Sequential(mlp(len(self.scale), hidden), nn.Linear(hidden, 2 * size))
 
     def forward(
         self,

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from .dynamics import two_layers
+from .dynamics import mlp
 from .pairs import Pairs
 from .protocols import ActionSpace, Energy, Planner, WorldModel
 from .training import adam
@@ -43,7 +43,7 @@ class GoalPolicy(nn.Module):
         self.register_buffer("radius", action_space.radius.clone())
         self.pairs = Pairs(scale)
         self.layers = nn.Sequential(
-            two_layers(self.pairs.size, hidden),
+            mlp(self.pairs.size, hidden),
             nn.Linear(hidden, hidden),
             nn.SiLU(),
             nn.Linear(hidden, len(self.centre)),

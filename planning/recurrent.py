@@ -9,7 +9,7 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from .dynamics import Dynamics, Scales
+from .dynamics import Dynamics, Scales, mlp
 from .heads import PointHead
 
 
@@ -21,6 +21,7 @@ class GRU(Dynamics):
     Args:
         scales: of latents and actions.
         hidden: width.
+        layers: before the gates.
         head: makes the head, see `heads`.
     """
 
@@ -31,13 +32,12 @@ class GRU(Dynamics):
         scales: Scales,
         *,
         hidden: int = 256,
+        layers: int = 1,
         head: Callable[[int, int], nn.Module] = PointHead,
     ) -> None:
         super().__init__()
         self.scales, size = scales, len(scales.latent)
-        self.embed = nn.Sequential(
-            nn.Linear(size + len(scales.action), hidden), nn.LayerNorm(hidden), nn.SiLU()
-        )
+        self.embed = mlp(size + len(scales.action), hidden, layers)
         self.now, self.past = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, 3 * hidden)
         self.head = head(hidden, size)
 

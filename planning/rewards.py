@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from .dynamics import Scales, two_layers
+from .dynamics import Scales, mlp
 from .energies import ComposableEnergy
 from .training import adam
 
@@ -96,7 +96,7 @@ class RewardHead(nn.Module):
         super().__init__()
         self.scales = scales
         inputs = len(scales.latent) + len(scales.action)
-        self.layers = nn.Sequential(two_layers(inputs, hidden), nn.Linear(hidden, 1))
+        self.layers = nn.Sequential(mlp(inputs, hidden), nn.Linear(hidden, 1))
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .dynamics import Dynamics, Scales, two_layers
+from .dynamics import Dynamics, Scales, mlp
 from .heads import PointHead
 
 
@@ -19,15 +19,16 @@ class SecondOrder(Dynamics):
 
     Args:
         scales: of latents and actions.
-        hidden: width of the two hidden layers.
+        hidden: width of the hidden layers.
+        layers: how many hidden layers; what happens only where things touch needs more than two.
     """
 
     told_first = 1
 
-    def __init__(self, scales: Scales, *, hidden: int = 256) -> None:
+    def __init__(self, scales: Scales, *, hidden: int = 256, layers: int = 2) -> None:
         super().__init__()
         self.scales, size = scales, len(scales.latent)
-        self.layers = two_layers(2 * size + len(scales.action), hidden)
+        self.layers = mlp(2 * size + len(scales.action), hidden, layers)
         self.head = PointHead(hidden, size)
 
     def start(self, latent: Float[Tensor, "B D"]) -> TensorDict:

@@ -105,6 +105,7 @@ class Dynamics:
         hidden: width of the layers.
         kind: see `Joint`. A gru carries what it knows of the world from step to step beside the
             latents, and so foresees further where latents are many for what they tell.
+        layers: hidden ones; null: two, and one before a gru's gates.
         window: decisions foreseen in training.
         steps: optimiser steps.
         batch_size: windows per step.
@@ -113,6 +114,7 @@ class Dynamics:
 
     hidden: int = 256
     kind: Kind = "mlp"
+    layers: int | None = None
     window: int = 8
     steps: int = 2000
     batch_size: int = 256
@@ -236,10 +238,11 @@ def new_world_model(
 ) -> LatentWorldModel:
     """The world model of an embedding, before its dynamics are learnt; `latents` of all frames."""
     scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
+    size = {"hidden": dynamics.hidden}
+    if dynamics.layers is not None:
+        size["layers"] = dynamics.layers
     with seeds.weights(seed, "dynamics"):
-        return LatentWorldModel(
-            embedding=embedding, dynamics=KINDS[dynamics.kind](scales, hidden=dynamics.hidden)
-        )
+        return LatentWorldModel(embedding=embedding, dynamics=KINDS[dynamics.kind](scales, **size))
 
 
 def learn_dynamics(

@@ -17,6 +17,7 @@ from jepa.planning.energies import GoalDistance
 from jepa.planning.heads import GaussianHead, PointHead, soft_bounds
 from jepa.planning.protocols import ActionSpace
 from jepa.planning.recurrent import GRU, gated
+from jepa.planning.second_order import SecondOrder
 from jepa.planning.training import (
     DynamicsTraining,
     foresight_loss,
@@ -93,6 +94,25 @@ def test_the_past_counts_and_the_future_does_not(kind):
     changed = (dynamics.follow(latents[:, :-1], other)["latent"] - base).abs().amax(dim=(0, 2))
     assert (changed[:2] == 0).all()
     assert (changed[2:] > 1e-4).all()
+
+
+@pytest.mark.parametrize(("kind", "usual"), [(ResidualMLP, 2), (SecondOrder, 2), (GRU, 1)])
+def test_layers_are_as_many_as_asked_and_all_of_them_count(kind, usual):
+    def weights(**given):
+        dynamics = kind(scales(), hidden=16, **given)
+        return sum(weight.ndim == 2 for weight in dynamics.parameters()), dynamics
+
+    assert weights()[0] == weights(layers=usual)[0]
+    for layers in (1, 3, 4):
+        count, dynamics = weights(layers=layers)
+        assert count - weights()[0] == layers - usual
+        latents, actions = windows()
+        squared_distance(dynamics.follow(latents[:, :-1], actions), latents[:, 1:]).sum().backward()
+        assert all(
+            weight.grad is not None and weight.grad.any() for weight in dynamics.parameters()
+        )
+    with pytest.raises(ValueError, match="at least one hidden layer; got 0"):
+        weights(layers=0)
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def test_the_optimum_is_scikit_learns(classes, C):
 @pytest.mark.parametrize("rows", [39, 40, 41, 12])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_with_fewer_rows_than_features_the_optimum_is_scikit_learns_too(rows, classes):
-    x, y = correlated(200, 40, classes, seed=1)
+    x, _ = correlated(200, 40, classes, seed=1)
     x[:, 7] = 3.0  # tells nothing
     few, known = x[:rows], np.arange(rows) % classes
     truth = make_pipeline(

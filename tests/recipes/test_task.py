@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from jepa.planning.cem import CEM
 from jepa.planning.pixel_tasks import Simulator, draw_pairs
@@ -64,7 +65,7 @@ def test_a_run_learns_plays_and_does_not_learn_twice(kind, tmp_path):
         "experience": Experience(episodes=12, decisions=5, repeat=2),
         "latent": Latent(size=4, width=8),
         "joint": Joint(hidden=16, kind="second_order", window=3, steps=4, batch_size=8),
-        "dynamics": Dynamics(hidden=16, kind=kind, window=3, steps=4, batch_size=8),
+        "dynamics": Dynamics(hidden=16, kind=kind, layers=3, window=3, steps=4, batch_size=8),
         "planner": CEM(horizon=3, samples=8, iterations=1, elites=2),
         "trials": Trials(episodes=6, oracle_episodes=4, part=4),
         "hardware": Hardware(accelerator="cpu", precision="float32"),
@@ -77,6 +78,8 @@ def test_a_run_learns_plays_and_does_not_learn_twice(kind, tmp_path):
     first, again = (result["metrics"] for result in found)
     for name in ("success", "distance", "foreseen_states"):
         assert first[name] == again[name]
+    weights = load_file(tmp_path / "run" / "dynamics.safetensors")
+    assert sum(weights[name].ndim == 2 for name in weights) == {"second_order": 4, "gru": 6}[kind]
     baselines = found[0]["baselines"]
     assert baselines["oracle/success"]["value"] == 1.0
     assert baselines["oracle/distance"]["value"] <= 2
