@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import UInt8
@@ -23,7 +23,10 @@ from ..planning.embedding import (
     PixelEmbedding,
     resized,
 )
+from ..planning.keypoints import KeypointProjection
 from .frame_pretraining import FramePretraining, pretrained_on_frames
+
+PROJECTIONS = {"places": LearntProjection, "keypoints": KeypointProjection}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +37,15 @@ class Latent:
         size: of the latent.
         width: channels of the network that sees pixels.
         hidden: channels of the projection behind a frozen encoder.
+        pooling: of its patches: places, each of which learns by itself (`LearntProjection`); or
+            keypoints, of which what is learnt at one place is known at all.
         layer: of the frozen encoder, see `FrozenEmbedding`; null: its outputs.
     """
 
     size: int = 32
     width: int = 32
     hidden: int = 64
+    pooling: Literal["places", "keypoints"] = "places"
     layer: str | None = None
 
 
@@ -160,7 +166,7 @@ def new_embedding(
         title = f"{name} frames"
         frozen, size = pretrained_on_frames(images, out / "encoder", seen_by, title, seed), None
     with seeds.weights(seed, "embedding"):
-        projection = LearntProjection(
+        projection = PROJECTIONS[latent.pooling](
             frozen.dim,
             frozen.grid(resized(images[:1], size)),
             components=latent.size,

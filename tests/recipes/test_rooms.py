@@ -75,9 +75,11 @@ def test_a_run_learns_plays_and_does_not_learn_twice(more, tmp_path, capsys):
         assert again["metrics"][name] == first["metrics"][name]
 
 
-@pytest.mark.parametrize("image_size", [None, 96])
-def test_an_encoder_that_there_is_already_sees_the_world(image_size, tmp_path, capsys):
-    more = given(tmp_path)
+@pytest.mark.parametrize(
+    ("image_size", "pooling"), [(None, "places"), (96, "places"), (96, "keypoints")]
+)
+def test_an_encoder_that_there_is_already_sees_the_world(image_size, pooling, tmp_path, capsys):
+    more = given(tmp_path) | {"latent": ROOMS["latent"] | {"pooling": pooling}}
     more["encoder"]["image_size"] = image_size
     out = tmp_path / "run"
     path = config(tmp_path / "rooms.yaml", **more)
@@ -90,8 +92,11 @@ def test_an_encoder_that_there_is_already_sees_the_world(image_size, tmp_path, c
     )
     for name, weight in before.items():
         assert torch.equal(learnt[f"encoder.encoder.{name}"], weight)
-    places = ((image_size or 64) // 16) ** 2
-    assert learnt["projection.layers.4.weight"].shape[1] == 16 * places
+    patches = ((image_size or 64) // 16) ** 2
+    if pooling == "places":
+        assert learnt["projection.layers.4.weight"].shape[1] == 16 * patches
+    else:
+        assert learnt["projection.patches.0.weight"].shape == (8, 12)
 
 
 def test_a_model_of_timm_sees_the_world(tmp_path, capsys):
