@@ -34,13 +34,19 @@ def bar(total: int | None, title: str, unit: str, *, done: int = 0, shown: bool 
 
 
 def track(
-    items: Iterable[T], title: str, unit: str, *, total: int | None = None, shown: bool = True
+    items: Iterable[T],
+    title: str,
+    unit: str,
+    *,
+    total: int | None = None,
+    done: int = 0,
+    shown: bool = True,
 ) -> Iterator[T]:
     """The items, under a bar that moves as they are asked for; see `bar`.
 
     total: by default the length of `items`, where they have one.
     """
-    with bar(total or length_hint(items) or None, title, unit, shown=shown) as moving:
+    with bar(total or length_hint(items) or None, title, unit, done=done, shown=shown) as moving:
         for item in items:
             yield item
             moving.update()

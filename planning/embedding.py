@@ -93,7 +93,26 @@ def resized(
     return F.interpolate(images.float() / 255, (size, size), mode="bilinear", antialias=True)
 
 
-class LearntProjection(nn.Module):
+class PatchProjection(nn.Module):
+    """What projections that are trained on all tokens of one patch grid share.
+
+    Args:
+        grid: of the patches, (h, w).
+        components: size of the latent.
+    """
+
+    def __init__(self, grid: Grid, components: int) -> None:
+        super().__init__()
+        self.grid, self.components = grid, components
+
+    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B N D"]:
+        """All tokens. Raises ValueError for another grid."""
+        if grid != self.grid:
+            raise ValueError(f"expected a patch grid of {self.grid}; got {grid}")
+        return tokens.float()
+
+
+class LearntProjection(PatchProjection):
     """A small network for each patch by itself, and one over what they all say.
 
     The encoder's layers have already brought neighbours together: convolutions over the patch grid
@@ -118,8 +137,7 @@ class LearntProjection(nn.Module):
         said: int = 16,
         mixed: int = 256,
     ) -> None:
-        super().__init__()
-        self.components, self.grid = components, grid
+        super().__init__(grid, components)
         self.layers = nn.Sequential(
             nn.Linear(width, hidden),
             nn.ReLU(),
@@ -129,12 +147,6 @@ class LearntProjection(nn.Module):
             nn.ReLU(),
             nn.Linear(mixed, components),
         )
-
-    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B N D"]:
-        """All tokens. Raises ValueError for another grid."""
-        if grid != self.grid:
-            raise ValueError(f"expected a patch grid of {self.grid}; got {grid}")
-        return tokens.float()
 
     def latent(self, pooled: Float[Tensor, "B N D"]) -> Float[Tensor, "B K"]:
         """[B, components]."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from jepa.shapes import Grid
 
+from .embedding import PatchProjection
 
-class KeypointProjection(nn.Module):
+
+class KeypointProjection(PatchProjection):
     """A few maps of attention over the patches; of each its mean place and what is seen there.
 
     The spatial softmax of Levine et al. 2016 (arXiv:1504.00702, section 5.2), of what a small
@@ -42,8 +44,8 @@ class KeypointProjection(nn.Module):
         said: int = 8,
         mixed: int = 256,
     ) -> None:
-        super().__init__()
-        self.components, self.grid, self.points, self.said = components, grid, points, said
+        super().__init__(grid, components)
+        self.points, self.said = points, said
         self.patches = nn.Sequential(
             nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, points * (1 + said))
         )
@@ -57,12 +59,6 @@ class KeypointProjection(nn.Module):
             nn.ReLU(),
             nn.Linear(mixed, components),
         )
-
-    def pool(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B N D"]:
-        """All tokens. Raises ValueError for another grid."""
-        if grid != self.grid:
-            raise ValueError(f"expected a patch grid of {self.grid}; got {grid}")
-        return tokens.float()
 
     def seen(
         self, pooled: Float[Tensor, "B N D"]

@@ -13,7 +13,7 @@ from gymnasium.wrappers import AddRenderObservation, TransformObservation
 from PIL import Image
 
 from jepa import seeds
-from jepa.progress import bar
+from jepa.progress import track
 
 from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
 from ..planning.agent import RandomAgent, action_space_of
@@ -122,15 +122,12 @@ def collect_into(
     """
     size = env.num_envs * rounds
     facts = {"seed": seed, "copies": env.num_envs, "infos": list(infos), **(about or {})}
-    with (
-        TrajectoryWriter(folder, shard_episodes=size, about=facts) as writer,
-        bar(episodes, str(folder), "episode", done=len(writer)) as shown,
-    ):
-        for episode in missing(
+    with TrajectoryWriter(folder, shard_episodes=size, about=facts) as writer:
+        new = missing(
             writer, env, policy_of, episodes=episodes, infos=infos, draws=(seed, "collect")
-        ):
+        )
+        for episode in track(new, str(folder), "episode", total=episodes, done=len(writer)):
             writer.append(episode)
-            shown.update()
 
 
 def missing(

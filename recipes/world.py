@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jepa import seeds
 from jepa.files import write_arrays
-from jepa.progress import bar
+from jepa.progress import track
 
 from ..datasets.trajectories import Episode, Trajectories, rows
 from ..datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
@@ -85,11 +85,14 @@ def gather(
     counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
     for split, count in counts.items():
         with TrajectoryWriter(folder / split) as writer:
-            done = len(writer)
-            with bar(count, f"{split} episodes", "episode", done=done, shown=done < count) as shown:
-                for episode in episodes(writer, count, seed, split):
-                    writer.append(episode)
-                    shown.update()
+            new, done, title = (
+                episodes(writer, count, seed, split),
+                len(writer),
+                f"{split} episodes",
+            )
+            shown = done < count
+            for episode in track(new, title, "episode", total=count, done=done, shown=shown):
+                writer.append(episode)
     return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
 
 
