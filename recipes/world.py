@@ -85,12 +85,8 @@ def gather(
     counts = {"train": experience.episodes, "validation": max(experience.episodes // 10, 1)}
     for split, count in counts.items():
         with TrajectoryWriter(folder / split) as writer:
-            new, done, title = (
-                episodes(writer, count, seed, split),
-                len(writer),
-                f"{split} episodes",
-            )
-            shown = done < count
+            new, done = episodes(writer, count, seed, split), len(writer)
+            title, shown = f"{split} episodes", done < count
             for episode in track(new, title, "episode", total=count, done=done, shown=shown):
                 writer.append(episode)
     return StoredTrajectories(folder / "train"), StoredTrajectories(folder / "validation")
