@@ -51,15 +51,13 @@ class PushT(Simulator):
         self.env: Any = package.PushTEnv(  # it draws when it is told to, and not in every step
             obs_type="state", observation_width=size, observation_height=size
         )
+        self.env._get_coverage = lambda: 0.0  # of its own target, for rewards: half of a step
         self.env.reset(seed=0)
         self.action_space = gymnasium.spaces.Box(-self.reach, self.reach, (2,), np.float32)
 
     def draw(self, random: np.random.Generator) -> tuple[State, State]:
         """The disc beside the block; and the block where random pushes have brought it."""
-        block, turn = random.uniform(180, 332, 2), random.uniform(-np.pi, np.pi)
-        side = random.uniform(-np.pi, np.pi)
-        disc = block + 150 * np.array([np.cos(side), np.sin(side)])
-        start = np.concatenate([disc, [0, 0], block, [turn, 0, 0, 0]])
+        start, _ = self.draw_widely(random)
         self.set_state(start)
         for _ in range(self.pushes):
             towards = np.array(self.env.block.position) - self.get_state()[:2]
@@ -69,6 +67,14 @@ class PushT(Simulator):
         goal = self.get_state()
         goal[[2, 3, 7, 8, 9]] = 0
         return start, goal
+
+    def draw_widely(self, random: np.random.Generator) -> tuple[State, State]:
+        """The start of `draw`; it is the goal too, since pushing would cost more than collecting."""
+        block, turn = random.uniform(180, 332, 2), random.uniform(-np.pi, np.pi)
+        side = random.uniform(-np.pi, np.pi)
+        disc = block + 150 * np.array([np.cos(side), np.sin(side)])
+        start = np.concatenate([disc, [0, 0], block, [turn, 0, 0, 0]])
+        return start, start
 
     def get_state(self) -> State:
         """Disc: position, velocity; block: position, angle, velocity, angular velocity."""

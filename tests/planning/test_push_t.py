@@ -54,9 +54,36 @@ def test_a_picture_is_the_packages_own(simulator):
             assert (simulator.render() == simulator.env._render()).all()
 
 
-def test_a_step_draws_nothing(simulator, monkeypatch):
-    """Which would be half of its time."""
-    drawn = []
-    monkeypatch.setattr(simulator.env, "_draw", lambda: drawn.append(1))
+def test_a_step_draws_and_measures_nothing(simulator, monkeypatch):
+    """Each of which would be half of its time."""
+    package = pytest.importorskip("gym_pusht.envs.pusht")
+    done = []
+    monkeypatch.setattr(simulator.env, "_draw", lambda: done.append("drawn"))
+    monkeypatch.setattr(package, "pymunk_to_shapely", lambda *_: done.append("measured"))
     simulator.step(np.zeros(2))
-    assert not drawn
+    assert not done
+
+
+def test_a_step_moves_as_the_packages_own(simulator):
+    start, _ = simulator.draw(np.random.default_rng(1))
+    plain = pytest.importorskip("gym_pusht.envs").PushTEnv(obs_type="state")
+    plain.reset(seed=0)
+    plain._setup()
+    plain.agent.position, plain.agent.velocity = start[:2].tolist(), start[2:4].tolist()
+    plain.block.angle = float(start[6])
+    plain.block.position = start[4:6].tolist()
+    simulator.set_state(start)
+    towards = 0.4 * (start[4:6] - start[:2])
+    for _ in range(8):
+        plain.step((np.array(plain.agent.position) + towards).clip(20, 492))
+        simulator.step(towards)
+    reached = np.concatenate([plain.agent.position, plain.block.position, [plain.block.angle]])
+    assert (simulator.get_state()[[0, 1, 4, 5, 6]] == reached).all()
+    assert np.abs(simulator.get_state()[4:7] - start[4:7]).max() > 5  # it was pushed
+
+
+def test_experience_starts_where_tasks_do(simulator):
+    for seed in range(3):
+        start, _ = simulator.draw(np.random.default_rng(seed))
+        wide, goal = simulator.draw_widely(np.random.default_rng(seed))
+        assert (wide == start).all() and (goal == start).all()
