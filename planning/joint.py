@@ -34,6 +34,32 @@ class Terms(nn.Module):
         raise NotImplementedError("terms are called as terms(latents, actions)")
 
 
+class ActionGuess(nn.Module):
+    """Inverse dynamics: the action, in its deviations, from the latents before and after it.
+
+    Args:
+        size: of the latent, D.
+        action_scale: deviation of each action component.
+        hidden: width of the network that guesses.
+    """
+
+    action_scale: Tensor
+
+    def __init__(self, size: int, action_scale: Float[Tensor, " A"], *, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("action_scale", action_scale.clone())
+        self.layers = nn.Sequential(
+            nn.Linear(2 * size, hidden), nn.SiLU(), nn.Linear(hidden, len(action_scale))
+        )
+
+    def forward(
+        self, latents: Float[Tensor, "B L1 D"], actions: Float[Tensor, "B L A"]
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of the guess."""
+        guessed = self.layers(torch.cat([latents[:, :-1], latents[:, 1:]], dim=-1)).float()
+        return (guessed - actions / self.action_scale).square().mean()
+
+
 class PLDM(Terms):
     """The terms of PLDM (Sobal et al. 2025, arXiv:2502.14819), its weights for TwoRooms.
 
@@ -46,12 +72,9 @@ class PLDM(Terms):
         variance: of VICReg's hinge on each component's deviation over the batch.
         covariance: of the mean squared covariance of different components over the batch.
         smoothness: of the mean squared change from one latent to the next.
-        inverse_dynamics: of the squared error of guessing the action, in its deviations, from
-            the latents before and after it.
+        inverse_dynamics: of the error of `ActionGuess`.
         hidden: width of the network that guesses.
     """
-
-    action_scale: Tensor
 
     def __init__(
         self,
@@ -69,24 +92,19 @@ class PLDM(Terms):
         if min(weights) < 0:
             raise ValueError(f"weights are at least 0; got {weights}")
         self.variance, self.covariance, self.smoothness, self.inverse_dynamics = weights
-        self.register_buffer("action_scale", action_scale.clone())
-        self.guess = nn.Sequential(
-            nn.Linear(2 * size, hidden), nn.SiLU(), nn.Linear(hidden, len(action_scale))
-        )
+        self.guess = ActionGuess(size, action_scale, hidden=hidden)
 
     def forward(
         self, latents: Float[Tensor, "B L1 D"], actions: Float[Tensor, "B L A"]
     ) -> dict[str, Float[Tensor, ""]]:
         """{"variance", "covariance", "smoothness", "inverse_dynamics"}."""
         steps, others = latents.unbind(dim=1), latents.shape[-1] - 1
-        guessed = self.guess(torch.cat([latents[:, :-1], latents[:, 1:]], dim=-1)).float()
         return {
             "variance": self.variance * torch.stack([variance_loss(z) for z in steps]).mean(),
             "covariance": self.covariance
             * torch.stack([covariance_loss(z) / others for z in steps]).mean(),
             "smoothness": self.smoothness * latents.diff(dim=1).square().mean(),
-            "inverse_dynamics": self.inverse_dynamics
-            * (guessed - actions / self.action_scale).square().mean(),
+            "inverse_dynamics": self.inverse_dynamics * self.guess(latents, actions),
         }
 
 

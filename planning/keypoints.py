@@ -19,7 +19,9 @@ class KeypointProjection(PatchProjection):
     The spatial softmax of Levine et al. 2016 (arXiv:1504.00702, section 5.2), of what a small
     network says of each token instead of convolutions' channels, with features beside the places.
     All patches share its weights, so that what is learnt of a thing at one place is known at all;
-    `LearntProjection` learns each place by itself.
+    `LearntProjection` learns each place by itself. Tokens are standardised first, each channel by
+    its mean and deviation over all that was seen in training: those of frozen encoders have
+    offsets far larger than what changes in them.
 
     Args:
         width: of the encoder's tokens, D.
@@ -46,6 +48,7 @@ class KeypointProjection(PatchProjection):
     ) -> None:
         super().__init__(grid, components)
         self.points, self.said = points, said
+        self.standard = nn.BatchNorm1d(width, affine=False, momentum=None)
         self.patches = nn.Sequential(
             nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, points * (1 + said))
         )
@@ -64,7 +67,8 @@ class KeypointProjection(PatchProjection):
         self, pooled: Float[Tensor, "B N D"]
     ) -> tuple[Float[Tensor, "B K 2"], Float[Tensor, "B K said"]]:
         """The mean place of each map, (row, column) from -1 to 1, and the mean of what is said."""
-        said = self.patches(pooled).float()
+        tokens = self.standard(pooled.flatten(0, 1)).view_as(pooled)
+        said = self.patches(tokens).float()
         share = said[..., : self.points].softmax(dim=1)
         features = said[..., self.points :].unflatten(-1, (self.points, self.said))
         where = torch.einsum("bnk,nc->bkc", share, self.places)

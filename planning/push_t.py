@@ -57,7 +57,7 @@ class PushT(Simulator):
 
     def draw(self, random: np.random.Generator) -> tuple[State, State]:
         """The disc beside the block; and the block where random pushes have brought it."""
-        start, _ = self.draw_widely(random)
+        start = self._beside(random, random.uniform(180, 332, 2), 150.0)
         self.set_state(start)
         for _ in range(self.pushes):
             towards = np.array(self.env.block.position) - self.get_state()[:2]
@@ -69,12 +69,16 @@ class PushT(Simulator):
         return start, goal
 
     def draw_widely(self, random: np.random.Generator) -> tuple[State, State]:
-        """The start of `draw`; it is the goal too, since pushing would cost more than collecting."""
-        block, turn = random.uniform(180, 332, 2), random.uniform(-np.pi, np.pi)
-        side = random.uniform(-np.pi, np.pi)
-        disc = block + 150 * np.array([np.cos(side), np.sin(side)])
-        start = np.concatenate([disc, [0, 0], block, [turn, 0, 0, 0]])
+        """The block anywhere, the disc where it soon touches it; the goal is where all is, since
+        pushing would cost more than collecting."""
+        start = self._beside(random, random.uniform(100, 412, 2), random.uniform(60, 130))
         return start, start
+
+    def _beside(self, random: np.random.Generator, block: np.ndarray, away: float) -> State:
+        """Disc and block at rest, the block turned and the disc on its side at random."""
+        turn, side = random.uniform(-np.pi, np.pi, 2)
+        disc = block + away * np.array([np.cos(side), np.sin(side)])
+        return np.concatenate([disc.clip(20, 492), [0, 0], block, [turn, 0, 0, 0]])
 
     def get_state(self) -> State:
         """Disc: position, velocity; block: position, angle, velocity, angular velocity."""

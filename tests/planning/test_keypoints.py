@@ -25,7 +25,8 @@ def everywhere():
 
 @torch.no_grad()
 def test_a_map_that_looks_for_a_thing_tells_where_it_is_and_what_is_said_there():
-    projection = KeypointProjection(4, GRID, components=3, hidden=4, points=2, said=1)
+    projection = KeypointProjection(4, GRID, components=3, hidden=4, points=2, said=1).eval()
+    projection.standard.running_var.fill_(1 - projection.standard.eps)  # tokens stay as they are
     first, _, last = projection.patches
     for weight in projection.patches.parameters():
         weight.zero_()
@@ -60,6 +61,22 @@ def test_what_is_learnt_at_some_places_is_known_at_others():
         missed = projection.latent(tokens[~known]) - places[~known]
         errors[kind] = missed.square().mean().sqrt().item()
     assert errors[KeypointProjection] < 0.3 < 1.0 < errors[LearntProjection]
+
+
+def test_what_is_seen_does_not_depend_on_offsets_and_scales_of_channels():
+    """Those of frozen encoders are large, and hid the things."""
+    tokens = scenes(everywhere())
+    others = tokens * torch.tensor([1, 7, 0.2, 4]) - 3
+    found = []
+    for seen in (tokens, others):
+        torch.manual_seed(0)
+        projection = KeypointProjection(4, GRID, components=2, hidden=16)
+        learning = [projection.latent(some) for some in seen.split(10)]
+        found.append(torch.cat([*learning, projection.eval().latent(seen)]))
+    torch.testing.assert_close(*found, atol=1e-3, rtol=0)
+    assert found[0].std() > 0.01
+    mean = projection.standard.running_mean  # of all batches alike
+    torch.testing.assert_close(mean, others.flatten(0, 1).mean(dim=0))
 
 
 def test_another_grid_is_refused():

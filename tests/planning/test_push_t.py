@@ -82,8 +82,18 @@ def test_a_step_moves_as_the_packages_own(simulator):
     assert np.abs(simulator.get_state()[4:7] - start[4:7]).max() > 5  # it was pushed
 
 
-def test_experience_starts_where_tasks_do(simulator):
-    for seed in range(3):
-        start, _ = simulator.draw(np.random.default_rng(seed))
-        wide, goal = simulator.draw_widely(np.random.default_rng(seed))
-        assert (wide == start).all() and (goal == start).all()
+def test_experience_starts_at_rest_with_the_disc_near_the_block_anywhere(simulator):
+    starts = []
+    for seed in range(200):
+        start, goal = simulator.draw_widely(np.random.default_rng(seed))
+        assert (goal == start).all()
+        starts.append(start)
+    disc, speed, block, turn, others = np.split(np.stack(starts), [2, 4, 6, 7], axis=1)
+    apart = np.linalg.norm(disc - block, axis=1)
+    assert (apart > 40).all()  # clipped at the walls
+    assert (apart < 130).all()
+    assert ((disc >= 20) & (disc <= 492)).all()
+    assert (np.ptp(block, axis=0) > 250).all()
+    assert np.ptp(turn) > 5
+    assert not speed.any()
+    assert not others.any()
