@@ -76,7 +76,8 @@ class Joint:
     """A latent that is learnt together with dynamics, from actions.
 
     Args:
-        terms: what keeps it from collapsing: PLDM, or LeWM, given as a class_path.
+        terms: what keeps it from collapsing: PLDM; or LeWM, or
+            jepa.planning.contrast.TimeContrast, given as a class_path.
         hidden: width of the dynamics' layers.
         kind: of the dynamics: mlp; second_order or gru where one picture does not show how fast
             things move.
