@@ -206,8 +206,9 @@ class PixelTasks(VectorEnv):
         self._states[chosen], self._goals[chosen] = pairs.start[chosen], pairs.goal[chosen]
         self._steps[chosen], self._lost[chosen] = 0, False
         for i in np.flatnonzero(chosen).tolist():
-            self._goal_images[i] = self._seen(self._goals[i])
-            self._images[i] = self._seen(self._states[i])
+            self._images[i] = self._goal_images[i] = self._seen(self._states[i])
+            if (self._goals[i] != self._states[i]).any():
+                self._goal_images[i] = self._seen(self._goals[i])
         return self._observation(), self._info()
 
     def step(

@@ -141,6 +141,15 @@ def test_a_copy_is_drawn_once_a_step_however_long_actions_are_held():
     assert simulator.drawn == 4
 
 
+def test_a_goal_that_is_the_start_is_not_drawn_again():
+    simulator = Cart()
+    envs = PixelTasks(2, simulator=simulator, pairs=pairs_of([2.0, 5.0], [2.0, 9.0]))
+    observation, _ = envs.reset()
+    assert simulator.drawn == 3
+    for name, columns in (("observation", [2, 5]), ("desired_goal", [2, 9])):
+        assert observation[name][:, 0, :, 0].argmax(axis=1).tolist() == columns
+
+
 def test_episodes_are_collected():
     envs = PixelTasks(3, simulator=Cart(), max_steps=6)
     agent = RandomAgent(action_space=action_space_of(envs.single_action_space), seed=1)
