@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
 from jepa import seeds
 
@@ -77,20 +77,25 @@ class Windows(Dataset):
         return torch.from_numpy(found.astype(np.float32) if found.dtype == np.float64 else found)
 
 
-class EpochSampler(RandomSampler):
-    """A new order each epoch, a pure function of (seed, epoch number)."""
+class EpochBatches(BatchSampler):
+    """Full batches in a new order each epoch, a pure function of (seed, epoch number).
 
-    def __init__(self, data: Windows, seed: int) -> None:
-        super().__init__(data)
-        self.seed, self.epoch = seed, 0
+    A sampler that Lightning finds: it tells `DataLoader.sampler` the epoch, and nothing within it.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
+        super().__init__(SequentialSampler(windows), batch_size, drop_last=True)
+        self.windows, self.seed, self.epoch = windows, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         generator = seeds.generator(self.seed, "windows", self.epoch)
-        yield from torch.randperm(len(self.data_source), generator=generator).tolist()
+        order = torch.randperm(len(self.windows), generator=generator)
+        for batch in order[: len(self) * self.batch_size].split(self.batch_size):
+            yield batch.tolist()
 
 
 def window_loader(
@@ -105,9 +110,9 @@ def window_loader(
             f"{len(windows)} windows of {windows.length} actions do not fill one batch of "
             f"{batch_size}: collect more episodes, or make batches or windows smaller"
         )
-    order = SequentialSampler(windows) if seed is None else EpochSampler(windows, seed)
-    return DataLoader(
-        windows,
-        sampler=BatchSampler(order, batch_size, drop_last=seed is not None),
-        batch_size=None,
+    batches = (
+        BatchSampler(SequentialSampler(windows), batch_size, drop_last=False)
+        if seed is None
+        else EpochBatches(windows, batch_size, seed)
     )
+    return DataLoader(windows, sampler=batches, batch_size=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pytorch_lightning as lightning
 import torch
 
 from jepa.datasets.trajectories import (
@@ -87,7 +88,7 @@ def test_the_order_of_batches_is_a_function_of_seed_and_epoch():
         loader = window_loader(windows, batch_size=5, seed=seed)
         out = []
         for epoch in range(2):
-            loader.sampler.sampler.set_epoch(epoch)
+            loader.sampler.set_epoch(epoch)
             out.append(torch.cat([b["actions"] for b in loader]))
         return out
 
@@ -97,6 +98,35 @@ def test_the_order_of_batches_is_a_function_of_seed_and_epoch():
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(first[0], other[0])
     assert sum(len(b["actions"]) for b in window_loader(windows, batch_size=4)) == len(windows)
+
+
+def test_a_trainer_sees_every_epoch_in_an_order_of_its_own():
+    class Seen(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.batches = torch.nn.Parameter(torch.zeros(1)), []
+
+        def training_step(self, batch, index):
+            self.batches.append(batch["actions"])
+            return self.weight.sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    loader = window_loader(Windows(DATA, length=2, names=["actions"]), batch_size=5, seed=0)
+    seen = Seen()
+    lightning.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(seen, loader)
+    loader.sampler.set_epoch(1)
+    first, second = torch.stack(seen.batches).unflatten(0, (2, -1))
+    assert torch.equal(second, torch.stack([batch["actions"] for batch in loader]))
+    assert not torch.equal(first, second)
 
 
 def test_a_split_stays_as_the_data_grow():
