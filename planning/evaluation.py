@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
-from jaxtyping import Float
+from gymnasium.vector import AutoresetMode, VectorEnv
+from jaxtyping import Bool, Float
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -79,38 +79,38 @@ def evaluate(
 ) -> Evaluation:
     """Plays one episode in each copy; starts and goals are fixed by the named seed.
 
-    The environment must not reset by itself (gymnasium's `AutoresetMode.DISABLED`), and its
-    `info` must hold `success` [B]. An agent that is `Narrowing` decides for the episodes that go
-    on; the others' copies are given their last action again, which they should ignore.
-    `progress` shows steps done, episodes that go on, and the time left if they go on to the end.
+    `info` must hold `success` [B]; what it says of an episode counts until that has ended. The
+    project's environments let finished copies stand still (`AutoresetMode.DISABLED`); gymnasium's
+    own, such as `SyncVectorEnv`, refuse to step them in that mode, so that they are to be in
+    `NEXT_STEP`, their default, in which finished copies play on, unseen. `SAME_STEP` raises
+    ValueError. An agent that is `Narrowing` decides for the episodes that go on; the others'
+    copies are given their last action again. `progress` shows steps done, episodes that go on,
+    and the time left if they go on to the end.
     """
+    if env.metadata.get("autoreset_mode") is AutoresetMode.SAME_STEP:
+        raise ValueError(
+            "an environment in AutoresetMode.SAME_STEP tells of the next episode when one ends: "
+            "make it with autoreset_mode=AutoresetMode.NEXT_STEP"
+        )
     observation, first = env.reset(seed=seeds.derive(seed, "evaluation"))
     agent.reset()
-    info: dict[str, Any] = first
     done = excluded = np.asarray(first["success"], dtype=bool)
     steps, returns = np.zeros(env.num_envs, dtype=np.int64), np.zeros(env.num_envs)
-    narrowing = agent if isinstance(agent, Narrowing) else None
-    asked, actions = ~np.zeros_like(done), None
+    asking, last = Asking(agent, env.num_envs), dict(first)
     with bar(max_steps, f"{env.num_envs} episodes", "step", shown=progress) as shown:
         for _ in range(max_steps):
             if done.all():
                 shown.total = shown.n
                 break
             steps += ~done
-            if narrowing is not None and actions is not None:
-                if (asked & done).any():
-                    narrowing.keep(~done[asked])
-                    asked = ~done
-                actions = actions.copy()
-                actions[asked] = agent.act(each_array(observation, itemgetter(asked)))
-            else:
-                actions = agent.act(observation)
+            actions = asking.act(observation, done)
             observation, rewards, terminated, truncated, info = env.step(actions)
             returns += np.where(done, 0.0, rewards)
+            last |= {name: chosen(done, last.get(name), told) for name, told in info.items()}
             done = done | terminated | truncated
             shown.set_postfix(going_on=int((~done).sum()), refresh=False)
             shown.update()
-    success = np.asarray(info["success"], dtype=bool)
+    success = np.asarray(last["success"], dtype=bool)
     return Evaluation(
         episodes=int((~excluded).sum()),
         successes=int((success & ~excluded).sum()),
@@ -120,8 +120,40 @@ def evaluate(
         returns=returns,
         cost=agent.cost if isinstance(agent, Replanning) else Cost(),
         first=first,
-        last=info,
+        last=last,
     )
+
+
+def chosen(done: Bool[np.ndarray, " B"], before: Any, told: Any) -> Any:
+    """Of an entry of `info`: what was told before of episodes that had ended, and now of others."""
+    if not isinstance(before, np.ndarray) or before.shape != np.shape(told):
+        return told
+    return np.where(done.reshape(-1, *[1] * (before.ndim - 1)), before, told)
+
+
+class Asking:
+    """Asks an agent for the actions of a batch; a `Narrowing` one only where episodes go on."""
+
+    def __init__(self, agent: Agent, num_envs: int) -> None:
+        self.agent, self.asked = agent, np.ones(num_envs, dtype=bool)
+        self.actions: np.ndarray | None = None
+
+    def act(self, observation: Mapping[str, Any], done: Bool[np.ndarray, " B"]) -> np.ndarray:
+        """Actions [B, A]; those of episodes that are done are their last ones."""
+        if self.actions is None or not isinstance(self.agent, Narrowing):
+            self.actions = self.agent.act(observation)
+            return self.actions
+        if (self.asked & done).any():
+            self.agent.keep(~done[self.asked])
+            self.asked = ~done
+        actions = self.actions.copy()
+        actions[self.asked] = self.agent.act(each_array(observation, itemgetter(self.asked)))
+        self.actions = actions
+        return actions
+
+    def row(self, episode: int) -> int:
+        """Where an episode is among those that the agent was asked about last."""
+        return int(self.asked[:episode].sum())
 
 
 @dataclass(frozen=True)
@@ -142,35 +174,38 @@ class Recording:
 
 def played_steps(
     agent: Agent, env: VectorEnv, *, max_steps: int, seed: int, episode: int
-) -> Iterator[tuple[Mapping[str, Any], dict[str, Any], bool]]:
-    """Plays until one copy's episode ends: what is seen at each step, with `info`, when the agent
-    has acted on it (True), and at the end, when it does not (False)."""
+) -> Iterator[tuple[Mapping[str, Any], dict[str, Any], int | None]]:
+    """Plays as `evaluate` does until one copy's episode ends: what is seen at each step, with
+    `info`, when the agent has acted on it, which row of what it decided is this episode's; and
+    once more at the end, when it does not act (None)."""
     observation, info = env.reset(seed=seeds.derive(seed, "evaluation"))
     agent.reset()
+    asking, done = Asking(agent, env.num_envs), np.asarray(info["success"], dtype=bool)
     for _ in range(max_steps):
-        actions = agent.act(observation)
-        yield observation, info, True
+        actions = asking.act(observation, done)
+        yield observation, info, asking.row(episode)
         observation, _, terminated, truncated, info = env.step(actions)
-        if terminated[episode] or truncated[episode]:
+        done = done | terminated | truncated
+        if done[episode]:
             break
-    yield observation, info, False
+    yield observation, info, None
 
 
 @torch.no_grad()
 def record(
     agent: Replanning, env: VectorEnv, *, max_steps: int, seed: int, episode: int = 0
 ) -> Recording:
-    """Plays one copy's episode until it ends, with the plans. Its draws are the batch's."""
+    """Plays one copy's episode until it ends, with the plans: as `evaluate` plays the batch."""
     frames, imagined, positions, goal = [], [], [], None
     played = played_steps(agent, env, max_steps=max_steps, seed=seed, episode=episode)
-    for step, (observation, info, acted) in enumerate(played):
-        if acted and step % agent.repeat:
+    for step, (observation, info, row) in enumerate(played):
+        if row is not None and step % agent.repeat:
             continue
         frames.append(observation["observation"][episode])
         positions.append(info["position"][episode])
         goal = observation["desired_goal"][episode]
-        if acted:
-            imagined.append(agent.imagined()[episode])
+        if row is not None:
+            imagined.append(agent.imagined()[row])
     assert goal is not None  # the last step is always there
     return Recording(
         frames=np.stack(frames),

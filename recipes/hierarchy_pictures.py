@@ -41,8 +41,8 @@ def save_episode(
     plans: list[list[np.ndarray]] = [[] for _ in readouts]
     goal: dict[str, np.ndarray] = {}
     options = {"max_steps": max_steps, "seed": seed, "episode": episode}
-    for step, (observation, info, acted) in enumerate(played_steps(agent, env, **options)):
-        if acted and step % agent.repeat:
+    for step, (observation, info, row) in enumerate(played_steps(agent, env, **options)):
+        if row is not None and step % agent.repeat:
             continue
         kept["frames"].append(observation["observation"][episode])
         kept["positions"].append(info["position"][episode])
@@ -50,13 +50,13 @@ def save_episode(
             "goal": observation["desired_goal"][episode],
             "goal_position": info["goal_position"][episode],
         }
-        if not acted:
+        if row is None:
             break
         thoughts = [thought for thought in agent.thoughts if thought is not None]
-        kept["energies"].append([float(t.plan.energy[episode]) for t in thoughts])
-        kept["final"].append(bool(thoughts[0].final[episode]))
+        kept["energies"].append([float(t.plan.energy[row]) for t in thoughts])
+        kept["final"].append(bool(thoughts[0].final[row]))
         for plan, readout, thought in zip(plans, readouts, thoughts, strict=True):
-            plan.append(readout(thought.imagined["latent"][episode]).numpy())
+            plan.append(readout(thought.imagined["latent"][row]).numpy())
     way = [info["position"][episode] for _, info, _ in played_steps(flat, env, **options)]
     write_arrays(
         out / EPISODE,

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+import gymnasium
 import numpy as np
+import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from jepa.planning.agent import Narrowing, PlanningAgent, RandomAgent, action_space_of
-from jepa.planning.evaluation import evaluate
+from jepa.planning.cem import CEM
+from jepa.planning.evaluation import evaluate, record
 from jepa.planning.hierarchy import HierarchicalAgent, Level
 from jepa.planning.oracle import TrueDynamics, WayToGoal
 from jepa.planning.planner import score
@@ -136,3 +140,65 @@ def test_progress_tells_how_far_it_is_and_nothing_unasked(capsys):
     assert "30 episodes: 100%" in ended
     assert f" {last}/{last} " in ended
     assert "going_on=0" in ended
+
+
+def test_what_is_recorded_is_the_episode_that_was_evaluated():
+    env = TrueState(TwoRoomsVectorEnv(6, max_steps=120))
+    agent = PlanningAgent(
+        world_model=TrueDynamics(rooms=env.unwrapped.rooms, repeat=4),
+        planner=CEM(horizon=6, samples=16, iterations=1, elites=4),
+        action_space=action_space_of(env.single_action_space),
+        energy=WayToGoal,
+        repeat=4,
+    )
+    found = evaluate(agent, env, max_steps=120, seed=5)
+    episode = int((found.steps * found.success).argmax())
+    assert (found.steps[found.success] < found.steps[episode]).any(), "another one ends before"
+    tape = record(agent, env, max_steps=120, seed=5, episode=episode)
+    np.testing.assert_array_equal(tape.positions[-1], found.last["position"][episode])
+    assert len(tape.imagined) == -(-found.steps[episode] // 4)
+
+
+class Counter(gymnasium.Env):
+    """Succeeds at a step of its first episode, and in no later one."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"observation": gymnasium.spaces.Box(-1, 1, (1,), np.float32)}
+    )
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, arrives):
+        self.arrives, self.episode = arrives, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.steps, self.episode = 0, self.episode + 1
+        return {"observation": np.zeros(1, np.float32)}, {"success": False, "steps": 0}
+
+    def step(self, action):
+        self.steps += 1
+        there = self.episode == 1 and self.steps == self.arrives
+        info = {"success": there, "steps": self.steps}
+        return {"observation": np.zeros(1, np.float32)}, float(there), there, False, info
+
+
+class Still:
+    def reset(self):
+        pass
+
+    def act(self, observation):
+        return np.zeros((len(observation["observation"]), 1), np.float32)
+
+
+def counters(mode):
+    made = [lambda arrives=arrives: Counter(arrives) for arrives in (2, 6, 50)]
+    return SyncVectorEnv(made, autoreset_mode=mode)
+
+
+def test_gymnasiums_own_environments_play_on_and_each_first_episode_counts():
+    found = evaluate(Still(), counters(AutoresetMode.NEXT_STEP), max_steps=9, seed=0)
+    assert found.success.tolist() == [True, True, False]
+    assert found.steps.tolist() == [2, 6, 9]
+    assert found.last["steps"].tolist() == [2, 6, 9]
+    assert (found.successes, found.episodes) == (2, 3)
+    with pytest.raises(ValueError, match="autoreset_mode=AutoresetMode"):
+        evaluate(Still(), counters(AutoresetMode.SAME_STEP), max_steps=9, seed=0)
