@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -22,7 +22,8 @@ from .protocols import ActionSpace, Energy, Plan, Planner, Remembering, WorldMod
 
 
 def action_space_of(space: gymnasium.Space) -> ActionSpace:
-    """The actions of one environment. Raises TypeError for what is neither Box nor Discrete."""
+    """The actions of one environment, in float32, which planners use: bounds that have no such
+    number are rounded into the box. Raises TypeError for what is neither Box nor Discrete."""
     if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
         return ActionSpace.one_of(int(space.n))
     if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -30,7 +31,14 @@ def action_space_of(space: gymnasium.Space) -> ActionSpace:
             f"planning needs a flat Box of continuous actions, or Discrete(n); got {space}. For a "
             "vector environment pass its `single_action_space`"
         )
-    return ActionSpace(torch.as_tensor(space.low), torch.as_tensor(space.high))
+    return ActionSpace(rounded(space.low, np.inf), rounded(space.high, -np.inf))
+
+
+def rounded(bound: Num[np.ndarray, " A"], inwards: float) -> Float[Tensor, " A"]:
+    """To float32, and towards `inwards` where the nearest such number lies beyond the bound."""
+    near = bound.astype(np.float32)
+    beyond = near < bound if inwards > 0 else near > bound
+    return torch.from_numpy(np.where(beyond, np.nextafter(near, np.float32(inwards)), near))
 
 
 @dataclass
@@ -129,7 +137,8 @@ class Replanning(ABC):
             self._held = 0
         self._held += 1
         action = self.plan.actions[:, 0]
-        return (action.argmax(dim=1) if self.action_space.discrete else action).numpy(force=True)
+        action = action.argmax(dim=1) if self.action_space.discrete else action
+        return action.numpy(force=True).copy()
 
     @torch.no_grad()
     def imagined(self) -> TensorDict:
@@ -261,7 +270,7 @@ class RandomAgent:
         if self._calls % self.repeat == 0:
             self._action = self._decide(batch_size(observation))
         self._calls += 1
-        return self._action
+        return self._action.copy()
 
     def _decide(self, batch: int) -> np.ndarray:
         space = self.action_space

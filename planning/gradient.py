@@ -82,10 +82,10 @@ class GradientPlanner:
                 break
             (slope,) = torch.autograd.grad(energies.sum(), unit)
             finite = slope.isfinite().all(dim=(2, 3), keepdim=True)
-            unit.grad = torch.where(finite, slope, 0.0)
+            unit.grad, before = torch.where(finite, slope, 0.0), unit.detach().clone()
             adam.step()
             falling.step()
-            unit.data.clamp_(-1, 1)
+            unit.data = torch.where(finite, unit.detach().clamp(-1, 1), before)
         return Plan(best.actions, best.energy, diagnostics={"energy": torch.stack(trace)})
 
     def _starts(

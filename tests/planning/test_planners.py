@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import scipy.optimize
 import torch
 from tensordict import TensorDict
 
+from jepa.planning.agent import PlanningAgent, RandomAgent, action_space_of
 from jepa.planning.categorical_cem import CategoricalCEM
 from jepa.planning.cem import CEM
-from jepa.planning.energies import ActionEffort, ComposableEnergy
+from jepa.planning.energies import ActionEffort, ComposableEnergy, GoalDistance
 from jepa.planning.gradient import GradientPlanner
 from jepa.planning.hybrid import Hybrid
 from jepa.planning.icem import ICEM
@@ -316,3 +319,79 @@ def test_wrong_numbers_are_refused():
         CEM(horizon=H).plan(
             Linear(), problem()[0], problem()[2], box(1.0), None, [torch.Generator()]
         )
+
+
+BOX64 = gymnasium.spaces.Box(np.array([-0.1, -0.3]), np.array([0.1, 0.7]), dtype=np.float64)
+SMALL = {"horizon": 3, "samples": 16, "iterations": 2}
+
+
+def agent_in(box, planner, **others):
+    return PlanningAgent(
+        world_model=Linear(),
+        planner=planner,
+        energy=GoalDistance,
+        action_space=action_space_of(box),
+        **others,
+    )
+
+
+def far_goals(copies=4):
+    seen, goal = (np.full((copies, 2), value, np.float32) for value in (0.0, 50.0))
+    return {"observation": seen, "desired_goal": goal}
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        CEM(**SMALL, elites=4),
+        CEM(**SMALL, elites=4, correlation=0.5),
+        ICEM(**SMALL, elites=4),
+        MPPI(**SMALL),
+        GradientPlanner(horizon=3, restarts=2, iterations=3),
+        RandomShooting(horizon=3, samples=16),
+        Hybrid(first=ICEM(**SMALL, elites=4), then=GradientPlanner(horizon=3, iterations=3)),
+    ],
+    ids=repr,
+)
+def test_boxes_in_float64_are_planned_in_and_never_left(planner):
+    agent = agent_in(BOX64, planner)
+    for _ in range(3):
+        actions = agent.act(far_goals())
+        assert all(BOX64.contains(action.astype(np.float64)) for action in actions)
+
+
+def test_bounds_that_float32_has_are_kept_as_they_are():
+    space = action_space_of(gymnasium.spaces.Box(-2.5, 0.1, (2,), np.float32))
+    assert space.low.tolist() == [-2.5] * 2
+    assert torch.equal(space.high, torch.tensor([0.1, 0.1]))
+
+
+def test_actions_that_a_caller_changes_are_changed_for_the_caller_alone():
+    planning = agent_in(BOX64, CEM(**SMALL, elites=4), repeat=2)
+    random = RandomAgent(action_space=action_space_of(BOX64), repeat=2)
+    for agent in (planning, random):
+        first = agent.act(far_goals())
+        kept = first.copy()
+        first *= 10
+        assert (agent.act(far_goals()) == kept).all()
+
+
+def test_a_candidate_whose_gradient_is_lost_stays_where_it_is():
+    class Breaks(ComposableEnergy):
+        """Finite energies; from the third call on a gradient that is not a number."""
+
+        calls = 0
+
+        def __call__(self, states, actions):
+            self.calls += 1
+            energy = (actions - 1).square().sum(dim=(-1, -2))
+            tried.append(actions.detach().clone())
+            if self.calls > 2:
+                energy = energy + (0 * actions.sum(dim=(-1, -2))).sqrt()
+            return energy
+
+    tried = []
+    planner = GradientPlanner(horizon=H, restarts=1, iterations=6)
+    planner.plan(Linear(), problem()[0], Breaks(), box(1.0), None, torch.Generator())
+    moved = [not torch.equal(*pair) for pair in itertools.pairwise(tried)]
+    assert moved == [True, True, False, False, False, False]
