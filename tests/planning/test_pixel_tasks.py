@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 from jepa.planning.agent import RandomAgent, action_space_of
 from jepa.planning.collect import play
@@ -16,6 +17,7 @@ from jepa.planning.pixel_tasks import (
     draw_pairs,
     fixed_pairs,
 )
+from jepa.planning.simulated import Simulated
 
 
 class Cart(Simulator):
@@ -171,3 +173,14 @@ def test_pairs_are_drawn_once_and_read_from_the_file(tmp_path):
             fixed_pairs(path, Cart(), count, seed)
     with pytest.raises(ValueError, match="3 copies"):
         PixelTasks(3, simulator=Cart(), pairs=read)
+
+
+def test_the_oracle_of_a_simulator_is_paid_nothing_where_all_is_lost():
+    oracle = Simulated(simulator=Cart(), repeat=2)
+    state = oracle.encode(torch.tensor([[14.0, 0.0], [5.0, 0.0]], dtype=torch.float64))
+    actions = torch.tensor([[3.0], [-3.0], [-3.0]]).expand(1, 2, 3, 1)
+    states = oracle.rollout(state, actions)
+    assert states["lost"].tolist() == [[[True] * 3, [False, False, True]]]
+    assert states["state"][0, 0].tolist() == [[17.0, 3.0]] * 3, "lost in the first of two steps"
+    assert states["reward"][0, 0].tolist() == [-3.0, 0.0, 0.0]
+    assert states["reward"][0, 1].tolist() == [-3 - 4.5, -0.75 - 3.375, -4.6875 - 5.34375]
