@@ -15,7 +15,7 @@ from jepa.planning.dynamics import LatentWorldModel, ResidualMLP, Scales
 from jepa.planning.embedding import PixelEmbedding
 from jepa.planning.energies import GoalDistance
 from jepa.planning.heads import GaussianHead, PointHead, soft_bounds
-from jepa.planning.protocols import ActionSpace
+from jepa.planning.protocols import ActionSpace, Remembering
 from jepa.planning.recurrent import GRU, gated
 from jepa.planning.second_order import SecondOrder
 from jepa.planning.training import (
@@ -254,3 +254,40 @@ def test_in_bfloat16_states_are_float32_and_near_those_of_float32():
     assert torch.equal(half[0, :, 0], one)
     assert not torch.equal(half, exact)
     assert (half - exact).norm(dim=-1).mean() < 0.02 * moved
+
+
+class Numbered(ResidualMLP):
+    """Carries a whole number, as ensembles do."""
+
+    def step(self, state, action):
+        return super().step(state, action).update({"member": state["member"]})
+
+
+class Forgetful:
+    def encode(self, observation): ...
+
+    def step(self, state, action): ...
+
+    def rollout(self, state, actions): ...
+
+
+def test_in_bfloat16_a_world_still_remembers_and_whole_numbers_stay_whole():
+    embedding = PixelEmbedding(
+        image_size=16, size=3, width=4, mean=torch.ones(1), std=torch.ones(1)
+    )
+    scales = Scales(torch.ones(3), torch.ones(2))
+    remembers, numbered = (
+        LatentWorldModel(embedding=embedding, dynamics=kind(scales, hidden=8))
+        for kind in (SecondOrder, Numbered)
+    )
+    assert isinstance(Bfloat16(remembers), Remembering)
+    assert not isinstance(Bfloat16(Forgetful()), Remembering)
+    images = torch.randint(255, (2, 16, 16, 1), dtype=torch.uint8)
+    start, action = remembers.encode(images), torch.ones(2, 2)
+    found, wanted = (m.observe(start, action, images) for m in (Bfloat16(remembers), remembers))
+    assert (found == wanted).all()
+
+    state = numbered.encode(images).update({"member": torch.tensor([0, 1])})
+    after = Bfloat16(numbered).step(state, action)
+    assert after["member"].dtype == torch.int64
+    assert after["latent"].dtype == torch.float32
