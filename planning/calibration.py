@@ -73,8 +73,10 @@ def calibration(
 def gaussian_nll(
     mean: Float[Tensor, "*B"], variance: Float[Tensor, "*B"], truth: Float[Tensor, "*B"]
 ) -> Float[Tensor, "*B"]:
-    """Negative log-likelihood of each number, nats."""
-    return 0.5 * ((truth - mean).square() / variance + variance.log() + math.log(2 * math.pi))
+    """Negative log-likelihood of each number, nats; infinite for a prediction that is certain."""
+    square = (truth - mean).square()
+    spread = 0.5 * (square / variance + variance.log() + math.log(2 * math.pi))
+    return torch.where(variance > 0, spread, torch.where(square > 0, torch.inf, -torch.inf))
 
 
 def gaussian_crps(
@@ -82,10 +84,11 @@ def gaussian_crps(
 ) -> Float[Tensor, "*B"]:
     """Continuous ranked probability score of each number (Gneiting & Raftery 2007, eq. 21, with
     the sign that makes 0 best): the absolute error, for a prediction that is certain."""
-    std = variance.sqrt()
-    z = (truth - mean) / std
+    std, error = variance.sqrt(), truth - mean
+    z = torch.where(std > 0, error / std, 0.0)
     density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
-    return std * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+    spread = std * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+    return torch.where(std > 0, spread, error.abs())
 
 
 def sample_crps(samples: Float[Tensor, "*B P"], truth: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:

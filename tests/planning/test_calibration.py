@@ -189,3 +189,9 @@ def test_disagreement_ranks_errors_where_some_starts_are_far_from_what_was_learn
     found = calibration(states, torch.stack(truth, dim=1))
     assert found.disagreement is not None
     assert (found.disagreement > 0.5).all()
+
+
+def test_a_certain_prediction_is_scored_by_its_error():
+    mean, none, truth = torch.zeros(3), torch.zeros(3), torch.tensor([0.0, 1.0, -2.0])
+    assert gaussian_crps(mean, none, truth).tolist() == [0.0, 1.0, 2.0]
+    assert gaussian_nll(mean, none, truth).tolist() == [-math.inf, math.inf, math.inf]
