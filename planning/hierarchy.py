@@ -233,7 +233,7 @@ class SeenFromAbove(ComposableEnergy):
     ) -> Float[Tensor, "*S B"]:
         latent = states["latent"]
         seen = self.world_model.encode(latent.flatten(0, states.batch_dims - 1))
-        return self.energy(seen.reshape(states.batch_size), actions)
+        return self.energy(seen.reshape(states.batch_size), actions[..., :0])
 
 
 class Either(ComposableEnergy):

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 
 from jepa.planning.agent import PlanningAgent
 from jepa.planning.dynamics import LatentWorldModel, ResidualMLP, Scales
-from jepa.planning.energies import GoalDistance
+from jepa.planning.energies import ActionEffort, GoalDistance
 from jepa.planning.hierarchy import Either, HierarchicalAgent, Level, SeenFromAbove
 from jepa.planning.icem import ICEM
 from jepa.planning.levels import (
@@ -228,3 +228,10 @@ def test_a_level_learns_what_stretches_do():
     tried = torch.rand(500, 2, generator=generator) * 2 * space.radius + space.low
     moved = model.step(model.encode(below[:500, 0]), tried)["latent"] - below[:500, 0]
     assert moved.abs().max() < 4.5
+
+
+def test_what_is_charged_above_for_actions_is_not_charged_below():
+    states = TensorDict({"latent": torch.ones(2, 3, 4, 1)}, [2, 3, 4])
+    goal = TensorDict({"latent": torch.full((3, 1), 10.0)}, [3])
+    energy = SeenFromAbove(Line(40.0, 10.0), GoalDistance(goal) + ActionEffort())
+    assert energy(states, torch.full((2, 3, 4, 1), 2.0)).tolist() == [[0.0] * 3] * 2
