@@ -277,7 +277,8 @@ class Switch:
         """Plans of one action; where mode 2 planned for all, its plans."""
         reacted = self.one.choose(scene).plan
         actions = reacted.actions[:, 0]
-        doubt = torch.stack([doubt(scene, actions) for doubt in self.doubts]).amax(dim=0)
+        doubts = torch.stack([doubt(scene, actions) for doubt in self.doubts])
+        doubt = doubts.nan_to_num(nan=torch.inf).amax(dim=0)
         which = self._affordable(doubt)
         if not which.any():
             return Choice(reacted, which)

@@ -246,6 +246,25 @@ def test_a_time_budget_plans_for_the_most_doubtful():
     assert int(switch.choose(scene(latent, goal)).planned.sum()) == int(everyone.sum())
 
 
+def test_doubt_that_is_not_a_number_is_the_greatest():
+    latent, goal = pairs(3)
+
+    class Given:
+        def reset(self):
+            pass
+
+        def __call__(self, scene, actions):
+            return torch.tensor([torch.nan, 2.0, 0.5])
+
+    policy, two = Toward(), ModeTwo(planner=PLANNER)
+    free = Switch(ModeOne(policy=policy), two, [Given()])
+    assert free.choose(scene(latent, goal)).planned.tolist() == [True, True, False]
+    time = iter(range(100))
+    hurried = Switch(ModeOne(policy=policy), two, [Given()], seconds=0.5, clock=lambda: next(time))
+    assert hurried.choose(scene(latent, goal)).planned.tolist() == [True, True, False]
+    assert hurried.choose(scene(latent, goal)).planned.tolist() == [True, False, False]
+
+
 def test_one_agent_does_what_each_task_says():
     env, ours = (
         LineEnv(),
