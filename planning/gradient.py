@@ -9,7 +9,7 @@ from jaxtyping import Float
 from tensordict import TensorDict
 from torch import Tensor
 
-from .planner import Best, Clock, first_candidates, first_mean, noise, score
+from .planner import Best, Clock, box_mean, first_candidates, noise, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 
@@ -64,7 +64,7 @@ class GradientPlanner:
     ) -> Plan:
         """See `Planner`. Diagnostics: `energy` [steps + 1, B], best so far."""
         centre, radius = action_space.centre, action_space.radius
-        mean = first_mean(warm_start, len(state), self.horizon, action_space)
+        mean = box_mean(warm_start, len(state), self.horizon, action_space)
         given = torch.cat([mean[None], first_candidates(warm_start, mean, action_space)])
         starts = self._starts((given - centre) / radius, generator)
         unit = starts.clamp(-1, 1).detach().requires_grad_()

@@ -91,6 +91,17 @@ def drawn(
     return turned.view(batch, *shape)
 
 
+def box_mean(
+    warm_start: WarmStart | None, batch: int, horizon: int, space: ActionSpace
+) -> Float[Tensor, "B H A"]:
+    """`first_mean` of planners in a box. ValueError for discrete actions, which they would mix."""
+    if space.discrete:
+        raise ValueError(
+            "this planner searches a box, and actions are discrete: take CategoricalCEM"
+        )
+    return first_mean(warm_start, batch, horizon, space)
+
+
 def first_mean(
     warm_start: WarmStart | None, batch: int, horizon: int, space: ActionSpace
 ) -> Float[Tensor, "B H A"]:

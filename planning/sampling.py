@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepa.tables import shared_table
 
-from .planner import Candidates, Clock, drawn, finite, first_candidates, first_mean, score
+from .planner import Candidates, Clock, box_mean, drawn, finite, first_candidates, score
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 Rows = Float[Tensor, "B D S"]
@@ -126,7 +126,7 @@ class Sampling(ABC):
         """See `Planner`. Diagnostics: `energy` [I + 1, B] best so far, `std` [I] mean deviation."""
         way, batch = self.way(), len(state)
         shape = (self.horizon, len(action_space.low))
-        mean = first_mean(warm_start, batch, self.horizon, action_space)
+        mean = box_mean(warm_start, batch, self.horizon, action_space)
         std = None if warm_start is None else warm_start.std
         if std is None:
             std = (self.std * action_space.radius).expand_as(mean)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from tensordict import TensorDict
 
-from .planner import Best, first_candidates, first_mean, score, uniform
+from .planner import Best, box_mean, first_candidates, score, uniform
 from .protocols import ActionSpace, Energy, Generators, Plan, WarmStart, WorldModel
 
 
@@ -40,7 +40,7 @@ class RandomShooting:
         generator: Generators,
     ) -> Plan:
         """See `Planner`. Diagnostics: `energy` [1, B]."""
-        mean = first_mean(warm_start, len(state), self.horizon, action_space)
+        mean = box_mean(warm_start, len(state), self.horizon, action_space)
         given = torch.cat([mean[None], first_candidates(warm_start, mean, action_space)])
         given = given[: self.samples]
         batch, horizon, size = mean.shape

@@ -360,6 +360,15 @@ def test_boxes_in_float64_are_planned_in_and_never_left(planner):
         assert all(BOX64.contains(action.astype(np.float64)) for action in actions)
 
 
+@pytest.mark.parametrize(
+    "planner", [CEM(), ICEM(), MPPI(), GradientPlanner(), RandomShooting(), Hybrid()]
+)
+def test_planners_in_a_box_do_not_mix_discrete_actions(planner):
+    start, _, energy, *_ = problem()
+    with pytest.raises(ValueError, match="take CategoricalCEM"):
+        planner.plan(Linear(), start, energy, ActionSpace.one_of(A), None, torch.Generator())
+
+
 def test_bounds_that_float32_has_are_kept_as_they_are():
     space = action_space_of(gymnasium.spaces.Box(-2.5, 0.1, (2,), np.float32))
     assert space.low.tolist() == [-2.5] * 2
