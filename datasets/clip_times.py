@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+ROUNDING = 1e-6  # seconds by which two distances in time may differ and still be the same
+
 
 @dataclass(frozen=True)
 class ClipTimes:
@@ -59,5 +61,5 @@ def nearest(
     after = np.searchsorted(seconds, wanted).clip(1, len(seconds) - 1) if len(seconds) > 1 else None
     if after is None:
         return np.zeros(len(wanted), dtype=np.int64)
-    earlier = wanted - seconds[after - 1] <= seconds[after] - wanted
+    earlier = wanted - seconds[after - 1] <= seconds[after] - wanted + ROUNDING
     return (after - earlier).astype(np.int64)

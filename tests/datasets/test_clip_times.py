@@ -39,12 +39,21 @@ def test_frames_per_second_are_the_nearest_in_time(fps, even):
         picked = times.pick(seconds, position)
         slack = max(seconds[-1] - seconds[0] - 7 / fps, 0)
         wanted = seconds[0] + position * slack + np.arange(8) / fps
-        assert picked.tolist() == [int(np.abs(seconds - t).argmin()) for t in wanted]
+        assert picked.tolist() == [int(np.abs(seconds - t).round(9).argmin()) for t in wanted]
 
 
 def test_a_tie_goes_to_the_earlier_frame():
     assert nearest(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 9.0])).tolist() == [0, 1, 2]
     assert nearest(np.array([3.0]), np.array([0.0, 9.0])).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("rate", "fps"), [(10, 5.0), (30, 10.0), (30, 5.0), (25, 5.0)])
+def test_frames_of_a_constant_rate_are_evenly_spaced(rate, fps):
+    for n in range(100, 200):
+        for seconds in (np.arange(n) / rate, np.arange(n) * (1 / rate) + 3600.1):
+            picked = ClipTimes(16, fps=fps).pick(seconds, 0.5)
+            assert set(np.diff(picked).tolist()) == {rate / fps}
+    assert ClipTimes(4, fps=5.0).pick(np.arange(20) * 0.1, 0.5).tolist() == [6, 8, 10, 12]
 
 
 @pytest.mark.parametrize(
