@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from PIL import Image
 
@@ -17,23 +18,29 @@ from .folders import FolderImages
 from .images import ImageSet
 from .tar_shards import Sample, list_beside
 
+ABOUT = "about.json"
+
 
 def write_shards(images: ImageSet, place: str, *, per_shard: int, title: str = "shards") -> int:
     """Writes PLACE/00000.tar, ... and their lists; returns how many shards there are.
 
     Samples are `000000012.jpg` and `000000012.cls`; image files keep their bytes, all else becomes
     PNG. The same images give the same bytes. A shard whose list is there is whole, and kept.
+    `about.json` says what they are made of.
 
     Args:
         images: in their order.
         place: a folder, or a URL for fsspec.
         per_shard: images in each; fewer in the last.
         title: of the progress bar.
+
+    Raises ValueError where the place has shards of other images, or with another number of them.
     """
     if per_shard < 1:
         raise ValueError(f"a shard has at least one image; got per_shard={per_shard}")
     files, root = url_to_fs(place)
     files.makedirs(root, exist_ok=True)
+    begin(files, root, {"images": images.fingerprint, "per_shard": per_shard})
     firsts = range(0, len(images), per_shard)
     for number, first in enumerate(track(firsts, title, "shard")):
         path = f"{root}/{number:05d}.tar"
@@ -45,6 +52,18 @@ def write_shards(images: ImageSet, place: str, *, per_shard: int, title: str = "
         about = {"size": files.size(path), "samples": samples}
         files.pipe_file(list_beside(path), json.dumps(about).encode())
     return len(firsts)
+
+
+def begin(files: AbstractFileSystem, root: str, made_of: Mapping[str, Any]) -> None:
+    """Write what shards are made of, or see that those that are there are made of the same."""
+    path = f"{root}/{ABOUT}"
+    if not files.exists(path):
+        files.pipe_file(path, json.dumps(made_of).encode())
+    elif (begun := json.loads(files.cat_file(path))) != made_of:
+        raise ValueError(
+            f"{root} has shards of {begun}, asked for are {made_of}: go on as they were begun, or "
+            "choose another place"
+        )
 
 
 def write_shard(images: ImageSet, rows: Sequence[int], file: Any) -> list[Sample]:

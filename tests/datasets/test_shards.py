@@ -106,6 +106,21 @@ def test_shards_elsewhere_are_written_and_trained_on(tmp_path):
     assert labels.bincount().tolist() == [4, 4, 4]
 
 
+@pytest.mark.parametrize("form", ["{}", "memory://{}"])
+def test_other_images_are_not_mixed_in(tmp_path, form):
+    place, pixels = form.format(tmp_path), torch.zeros(12, 1, 8, 8, dtype=torch.uint8)
+    images, others = (
+        InMemoryImages(shown, torch.arange(12), classes=list("abcdefghijkl"), title="shown")
+        for shown in (pixels, pixels + 1)
+    )
+    write_shards(images, f"{place}/train", per_shard=6)
+    for wrong, per_shard in ((images, 4), (others, 6)):
+        with pytest.raises(ValueError, match=r"has shards of .*'per_shard': 6.*another place"):
+            write_shards(wrong, f"{place}/train", per_shard=per_shard)
+    assert write_shards(images, f"{place}/train", per_shard=6) == 2
+    assert open_images(f"shards:{place}", "train").labels.tolist() == list(range(12))
+
+
 def test_what_is_missing_is_said(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match=r"no \.tar files in .*/train\. `jepa shards`"):
         open_images(f"shards:{tmp_path}", "train")
