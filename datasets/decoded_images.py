@@ -72,6 +72,9 @@ def decoded_images(
     if not path.is_file():
         parts = [path.with_suffix(end) for end in (".part", ".done", ".kept")]
         unfinished, done, kept = parts
+        if not unfinished.is_file():  # what is said of its images is of another that is gone
+            done.unlink(missing_ok=True)
+            which.unlink(missing_ok=True)
         pixels, readable = mapped(unfinished, np.uint8, shape), mapped(which, np.bool_, shape[:1])
         decode_into(
             pixels,
@@ -85,10 +88,12 @@ def decoded_images(
                 max_unreadable=max_unreadable,
             ),
         )
+        whole = unfinished
         if not readable.all():
+            whole = kept
             keep(kept, pixels, np.flatnonzero(readable))
-            os.replace(kept, unfinished)
-        os.replace(unfinished, path)
+        os.replace(whole, path)
+        unfinished.unlink(missing_ok=True)
         done.unlink()
     found = np.load(path, mmap_mode="c")  # what is written into it does not reach the file
     return DecodedImages(images, torch.from_numpy(found), torch.from_numpy(np.load(which)), side)

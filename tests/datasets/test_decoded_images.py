@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +91,34 @@ def test_decoding_that_was_killed_goes_on(folder, tmp_path, decodings, monkeypat
     whole = decoded_images.decoded_images(plain, tmp_path / "other", 32)
     assert torch.equal(found.images, whole.images)
     assert sorted(path.suffix for path in cache.iterdir()) == [".npy", ".npy"]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_killed_as_it_ends_no_image_is_lost(folder, tmp_path, monkeypatch, calls):
+    plain, cache = open_images(f"folder:{folder}", "train"), tmp_path / "cache"
+    whole = decoded_images.decoded_images(plain, tmp_path / "other", 32)
+    replace, left = os.replace, iter(range(calls - 1))
+
+    def deadly(*paths):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(os, "replace", deadly)
+        decoded_images.decoded_images(plain, cache, 32)
+    found = decoded_images.decoded_images(plain, cache, 32)
+    assert torch.equal(found.images, whole.images)
+
+
+def test_what_is_decoded_anew_is_decoded_whole(folder, tmp_path):
+    plain, cache = open_images(f"folder:{folder}", "train"), tmp_path / "cache"
+    whole = decoded_images.decoded_images(plain, cache, 32)
+    (path,) = (path for path in cache.iterdir() if path.suffixes == [".npy"])
+    path.unlink()
+    np.save(cache / "done.npy", np.ones(3, bool))
+    (cache / "done.npy").rename(path.with_suffix(".done"))
+    assert torch.equal(decoded_images.decoded_images(plain, cache, 32).images, whole.images)
 
 
 def test_too_many_unreadable_images_are_refused(folder, tmp_path):
