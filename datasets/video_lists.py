@@ -187,8 +187,7 @@ def listing(place: str | Path, split: Split, rows_of: Callable[[Path], list[Row]
     if len(all_rows) == 1:
         chosen = [row for row in chosen if side(Path(row.group or row.path)) == split]
     every = [row for rows in all_rows.values() for row in rows]
-    classes = class_names({row.label for row in every}, place)
-    numbers = {name: number for number, name in enumerate(classes)}
+    classes, numbers = numbered({row.label for row in every}, place)
     labels = [numbers[row.label] for row in chosen]
     paths = [halves[split].parent / Path(row.path).expanduser() for row in chosen]
     if paths and not any(path.exists() for path in paths):
@@ -213,14 +212,17 @@ def list_path(place: str, split: Split) -> Path:
     raise FileNotFoundError(f"there is no list {' or '.join(str(p.absolute()) for p in paths)}")
 
 
-def class_names(labels: set[str], place: str | Path) -> list[str]:
-    """Names of all labels: 0 ... the largest one where all are whole numbers, else sorted words.
+def numbered(labels: set[str], place: str | Path) -> tuple[list[str], dict[str, int]]:
+    """Names of all classes, and the class of each label: where all labels are whole numbers these
+    are the classes, 0 ... the largest one, else they are sorted words.
 
     Raises ValueError for numbers too large for classes.
     """
     if not all(label.isdecimal() for label in labels):
-        return sorted(labels)
-    largest = max(map(int, labels), default=0)
+        words = sorted(labels)
+        return words, {word: number for number, word in enumerate(words)}
+    numbers = {label: int(label) for label in labels}
+    largest = max(numbers.values(), default=0)
     if largest >= MOST_CLASSES:
         raise ValueError(f"{place} has the label {largest}; labels are numbers of classes from 0")
-    return [str(number) for number in range(largest + 1)]
+    return [str(number) for number in range(largest + 1)], numbers

@@ -95,6 +95,15 @@ def test_csv_with_words_and_groups(good, tmp_path):
     assert len(plain.classes) == 8
 
 
+def test_numbers_with_zeros_before_them_are_numbers(tmp_path):
+    touch(*(tmp_path / f"{i}.mp4" for i in range(3)))
+    for half in ("train", "test"):
+        (tmp_path / half).write_text("0.mp4 000\n1.mp4 2\n2.mp4 002\n")
+    listed = video_files("list", tmp_path / "{split}", "train")
+    assert listed.labels.tolist() == [0, 2, 2]
+    assert listed.classes == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "error", "message"),
     [
