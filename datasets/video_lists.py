@@ -21,6 +21,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".f4v", ".3gp", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".asf"),
     *(".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".m1v", ".vob", ".mxf", ".ogv", ".rm", ".gif"),
 )
+ENCODING = "utf-8-sig"  # UTF-8, perhaps with the byte-order mark that spreadsheets put before it
 MOST_CLASSES = 100_000  # a larger label is no class but something else in the wrong column
 
 
@@ -150,7 +151,7 @@ def csv_files(place: str | Path, split: Split) -> Listing:
 def rows_of_list(path: Path) -> list[Row]:
     """The rows of a list as the V-JEPA repositories have them."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(ENCODING).splitlines(), 1):
         if not line.strip():
             continue
         parts = line.strip().rsplit("::" if "::" in line else None, 1)
@@ -165,7 +166,7 @@ def rows_of_list(path: Path) -> list[Row]:
 
 def rows_of_csv(path: Path) -> list[Row]:
     """The rows of a csv file."""
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding=ENCODING) as file:
         reader = csv.DictReader(file)
         if not {"path", "label"} <= set(reader.fieldnames or ()):
             raise ValueError(

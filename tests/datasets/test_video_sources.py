@@ -95,6 +95,15 @@ def test_csv_with_words_and_groups(good, tmp_path):
     assert len(plain.classes) == 8
 
 
+@pytest.mark.parametrize(("kind", "text"), [("csv", "path,label\na.mp4,0\n"), ("list", "a.mp4 0\n")])
+def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path, kind, text):
+    touch(tmp_path / "a.mp4")
+    for half in ("train", "test"):
+        (tmp_path / half).write_text(text, encoding="utf-8-sig")
+    listed = video_files(kind, tmp_path / "{split}", "train")
+    assert listed.name(0) == str(tmp_path / "a.mp4")
+
+
 def test_numbers_with_zeros_before_them_are_numbers(tmp_path):
     touch(*(tmp_path / f"{i}.mp4" for i in range(3)))
     for half in ("train", "test"):
