@@ -167,7 +167,7 @@ def rows_of_list(path: Path) -> list[Row]:
 def rows_of_csv(path: Path) -> list[Row]:
     """The rows of a csv file."""
     with open(path, newline="", encoding=ENCODING) as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, restval="")
         if not {"path", "label"} <= set(reader.fieldnames or ()):
             raise ValueError(
                 f"{path} must begin with the header path,label or path,label,group; "
@@ -177,6 +177,11 @@ def rows_of_csv(path: Path) -> list[Row]:
     for number, row in enumerate(rows, 2):
         if not row.path or not row.label:
             raise ValueError(f"{path}, row {number}: path or label is missing")
+        if row.group == "":
+            raise ValueError(
+                f"{path}, row {number}: group is missing; a video that shares none has one of "
+                "its own, such as its path"
+            )
     return rows
 
 

@@ -122,6 +122,9 @@ def test_numbers_with_zeros_before_them_are_numbers(tmp_path):
         ("list", "a.mp4 0\n", FileNotFoundError, "none of the .* videos .* relative paths are"),
         ("csv", "a.mp4,0\n", ValueError, r"begin with the header path,label .* got a\.mp4,0"),
         ("csv", "path,label\na.mp4,\n", ValueError, "row 2: path or label is missing"),
+        ("csv", "path,label\na.mp4\n", ValueError, "row 2: path or label is missing"),
+        ("csv", "path,label,group\na.mp4,0,g\nb.mp4,0,\n", ValueError, "row 3: group is missing"),
+        ("csv", "path,label,group\na.mp4,0\n", ValueError, "row 2: group is missing; a video that"),
     ],
 )
 def test_malformed_lists_say_what_is_wrong(tmp_path, kind, text, error, message):
