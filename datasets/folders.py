@@ -71,26 +71,38 @@ def folder_images(place: str | Path, split: Split) -> FolderImages:
     A tree without those folders is split by a hash of each file's relative path: a file keeps
     its side when others come or go; about a fifth is for testing.
 
-    Raises FileNotFoundError for an empty tree, ValueError when the two halves differ in classes.
+    Raises FileNotFoundError for an empty tree or half of one, ValueError when the two halves differ
+    in classes.
     """
     root = Path(place).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"folder:{place}: {root.absolute()} is not a folder")
-    tests = [root / name for name in TEST_NAMES if (root / name).is_dir()]
-    if not (root / "train").is_dir():
+    places = own_halves(root)
+    if not places:
         tree = list_tree(root)
         files = [f for f in tree.samples if side(Path(f[0]).relative_to(root)) == split]
         return FolderImages(root, files, tree.classes)
-    if not tests:
-        raise FileNotFoundError(f"{root} has train/ but neither {' nor '.join(TEST_NAMES)}/")
-    halves = {"train": list_tree(root / "train"), "test": list_tree(tests[0])}
+    halves = {name: list_tree(place) for name, place in places.items()}
     extra = set(halves["train"].classes) ^ set(halves["test"].classes)
     if extra:
         raise ValueError(
-            f"{root}/train and {tests[0]} must have the same class folders; only one of them has "
-            f"{', '.join(sorted(extra))}"
+            f"{places['train']} and {places['test']} must have the same class folders; only one of "
+            f"them has {', '.join(sorted(extra))}"
         )
     return FolderImages(root, halves[split].samples, halves[split].classes)
+
+
+def own_halves(root: Path) -> dict[str, Path]:
+    """DIR/train and DIR/test (or DIR/val) as `train` and `test`; nothing where a tree has neither.
+
+    Raises FileNotFoundError where it has one alone.
+    """
+    train, tests = root / "train", [root / n for n in TEST_NAMES if (root / n).is_dir()]
+    if train.is_dir() and not tests:
+        raise FileNotFoundError(f"{root} has train/ but neither {' nor '.join(TEST_NAMES)}/")
+    if tests and not train.is_dir():
+        raise FileNotFoundError(f"{root} has {tests[0].name}/ but no train/")
+    return {"train": train, "test": tests[0]} if tests else {}
 
 
 def list_tree(root: Path) -> ImageFolder:

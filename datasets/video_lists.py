@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .folders import TEST_NAMES, side
+from .folders import TEST_NAMES, own_halves, side
 from .images import Split, fingerprint, label_tensor
 
 VIDEO_SUFFIXES = (
@@ -98,15 +98,13 @@ def tree(
 ) -> Listing:
     """One half of a tree; without train/ about a fifth is for testing, by a hash of each path.
 
-    Raises FileNotFoundError for an empty tree, ValueError when the two halves differ in classes.
+    Raises FileNotFoundError for an empty tree or half of one, ValueError when the two halves differ
+    in classes.
     """
     root = Path(place).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"{root.absolute()} is not a folder")
-    tests = [root / name for name in TEST_NAMES if (root / name).is_dir()]
-    if (root / "train").is_dir() and not tests:
-        raise FileNotFoundError(f"{root} has train/ but neither {' nor '.join(TEST_NAMES)}/")
-    halves = {"train": root / "train", "test": tests[0]} if (root / "train").is_dir() else {}
+    halves = own_halves(root)
     found: dict[str, list[tuple[Path, str]]] = {}
     for name, top in (halves or {"all": root}).items():
         kinds = sorted(entry.name for entry in top.iterdir() if entry.is_dir())

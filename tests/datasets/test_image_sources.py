@@ -146,6 +146,11 @@ def test_wrong_folders_are_refused(tmp_path):
     write_tree(tmp_path / "train")
     with pytest.raises(FileNotFoundError, match="neither test nor val"):
         open_images(f"folder:{tmp_path}", "train")
+    (tmp_path / "train").rename(tmp_path / "val")
+    for split in ("train", "test"):
+        with pytest.raises(FileNotFoundError, match="has val/ but no train/"):
+            open_images(f"folder:{tmp_path}", split)
+    (tmp_path / "val").rename(tmp_path / "train")
     write_tree(tmp_path / "test", ("cat", "cow"))
     with pytest.raises(ValueError, match="only one of them has cow, dog"):
         open_images(f"folder:{tmp_path}", "train")

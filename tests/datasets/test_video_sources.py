@@ -95,7 +95,9 @@ def test_csv_with_words_and_groups(good, tmp_path):
     assert len(plain.classes) == 8
 
 
-@pytest.mark.parametrize(("kind", "text"), [("csv", "path,label\na.mp4,0\n"), ("list", "a.mp4 0\n")])
+@pytest.mark.parametrize(
+    ("kind", "text"), [("csv", "path,label\na.mp4,0\n"), ("list", "a.mp4 0\n")]
+)
 def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path, kind, text):
     touch(tmp_path / "a.mp4")
     for half in ("train", "test"):
@@ -143,6 +145,10 @@ def test_what_is_not_there(tmp_path):
     touch(tmp_path / "train/a/1.mp4")
     with pytest.raises(FileNotFoundError, match="neither test nor val/"):
         video_files("videos", tmp_path, "train")
+    (tmp_path / "train").rename(tmp_path / "test")
+    with pytest.raises(FileNotFoundError, match="has test/ but no train/"):
+        video_files("videos", tmp_path, "train")
+    (tmp_path / "test").rename(tmp_path / "train")
     touch(tmp_path / "val/b/1.mp4")
     with pytest.raises(ValueError, match="only one of them has a, b"):
         video_files("videos", tmp_path, "train")
