@@ -34,7 +34,7 @@ class HDF5Episodes:
         final: whether there is an observation after the last action. If not, that action leads
             nowhere that is known, and is left out.
 
-    Raises ValueError where an episode lacks a field, or has another number of rows.
+    Raises ValueError where an episode lacks a field, has another number of rows, or no action.
     """
 
     def __init__(
@@ -60,6 +60,11 @@ class HDF5Episodes:
                             f"rows, has {found[0]}"
                         )
                 lengths.append(count - (not final))
+                if lengths[-1] < 1:
+                    raise ValueError(
+                        f"{path}: {group} has {count} actions, none with an observation after it: "
+                        "delete that group"
+                    )
         self._lengths = np.array(lengths, dtype=np.int64)
 
     @property

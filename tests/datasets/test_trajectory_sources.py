@@ -311,6 +311,16 @@ def test_broken_hdf5_files_are_named(tmp_path):
         del file["data/demo_0/actions"]
     with pytest.raises(ValueError, match=r"demo_0 needs `actions` and `obs/...`; has \['dones'"):
         open_trajectories(f"robomimic:{demos}")
+    for short in (1, 0):
+        write_robomimic(demos, after=False)
+        with h5py.File(demos, "a") as file:
+            group = file["data/demo_1"]
+            for name in ("actions", "rewards", "dones", "obs/image", "obs/state"):
+                rows = group[name][:short]
+                del group[name]
+                group[name] = rows
+        with pytest.raises(ValueError, match=f"demos.hdf5: data/demo_1 has {short} actions, none"):
+            open_trajectories(f"robomimic:{demos}")
     with pytest.raises(FileNotFoundError, match="no file"):
         open_trajectories("robomimic:nowhere.hdf5")
 
