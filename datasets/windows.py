@@ -18,9 +18,9 @@ from .trajectories import Trajectories, per_action
 class Windows(Dataset):
     """All windows of L blocks of `skip` steps that lie within one episode, from every step on.
 
-    Indexed with one number or, for speed, with a list of them: then a whole batch is gathered at
-    once. Fields with a row per observation become [B, L + 1, ...], every `skip`-th row. Of those
-    with a row per action each block becomes one: actions are put behind one another, [B, L, skip A]
+    Indexed with one number or, for speed, with several: then a whole batch is gathered at once.
+    Fields with a row per observation become [B, L + 1, ...], every `skip`-th row. Of those with a
+    row per action each block becomes one: actions are put behind one another, [B, L, skip A]
     (as DINO-WM does, arXiv:2411.04983), rewards are summed, and a block ends an episode if one of
     its steps does. float64 becomes float32.
 
@@ -56,10 +56,12 @@ class Windows(Dataset):
     def __len__(self) -> int:
         return len(self.episodes)
 
-    def __getitem__(self, index: int | list[int]) -> dict[str, Tensor]:
+    def __getitem__(
+        self, index: int | Sequence[int] | Int64[np.ndarray, " B"] | Int64[Tensor, " B"]
+    ) -> dict[str, Tensor]:
         numbers = np.asarray(index, dtype=np.int64).reshape(-1)
         batch = {name: self._gather(name, numbers) for name in self.names}
-        return batch if isinstance(index, list) else {k: v[0] for k, v in batch.items()}
+        return batch if np.ndim(index) else {k: v[0] for k, v in batch.items()}
 
     def _gather(self, name: str, numbers: Int64[np.ndarray, " B"]) -> Tensor:
         single = per_action(name)

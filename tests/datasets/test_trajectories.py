@@ -68,6 +68,14 @@ def test_windows_are_what_slicing_gives(length, skip, chosen):
     assert batch["observations.state"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor])
+def test_several_windows_are_a_batch_however_they_are_listed(form):
+    windows = Windows(DATA, length=2, names=["actions"])
+    batch = windows[form([1, 2, 3])]["actions"]
+    assert torch.equal(batch, torch.stack([windows[i]["actions"] for i in (1, 2, 3)]))
+    assert torch.equal(windows[form([3])]["actions"][0], windows[3]["actions"])
+
+
 def test_discrete_actions_are_blocks_of_numbers():
     data = EpisodeArrays.of([{"observations": np.zeros((5, 1)), "actions": np.arange(4)}])
     assert Windows(data, length=2, skip=2)[0]["actions"].tolist() == [[0, 1], [2, 3]]
