@@ -165,7 +165,8 @@ class TrajectoryWriter:
         return self._stored + len(self._waiting)
 
     def append(self, episode: Episode) -> None:
-        """One more episode: `observations`, `actions`, and any other fields; see `trajectories`."""
+        """One more episode: `observations`, `actions`, and any other fields; see `trajectories`.
+        Its arrays are copied, so that they may be written to for the next one."""
         length_of(episode)
         if odd := [n for n in episode if not re.fullmatch(r"[\w.-]+", n) or n == LENGTHS]:
             raise ValueError(f"names of fields become names of files; these cannot: {odd}")
@@ -173,7 +174,7 @@ class TrajectoryWriter:
         self._form = self._form or form
         if form != self._form:
             raise ValueError(f"this episode has the fields {form}, those before it {self._form}")
-        self._waiting.append(dict(episode))
+        self._waiting.append({name: np.array(array) for name, array in episode.items()})
         if len(self._waiting) == self.shard_episodes:
             self._flush()
 

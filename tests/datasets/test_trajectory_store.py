@@ -59,6 +59,17 @@ def test_what_was_written_is_read(tmp_path):
     assert (again.lengths == data.lengths).all()
 
 
+def test_arrays_may_be_used_again_for_the_next_episode(tmp_path):
+    buffer = episode(3)
+    with TrajectoryWriter(tmp_path, shard_episodes=4) as writer:
+        for number in range(4):
+            buffer["actions"][:] = number
+            writer.append(buffer)
+    data = StoredTrajectories(tmp_path)
+    found = [read_episode(data, number)["actions"] for number in range(4)]
+    assert [set(actions.ravel()) for actions in found] == [{0}, {1}, {2}, {3}]
+
+
 def test_a_reader_sees_complete_shards_while_the_data_grow(tmp_path):
     with TrajectoryWriter(tmp_path, shard_episodes=4) as writer:
         data = StoredTrajectories(tmp_path)
