@@ -38,7 +38,7 @@ class Trajectories(Protocol):
         self, name: str, episodes: Int64[np.ndarray, " B"], steps: Int64[np.ndarray, "B n"]
     ) -> Shaped[np.ndarray, "B n ..."]:
         """Rows `steps` of the field, of one episode each. Raises ValueError for an unknown field,
-        IndexError for steps that an episode does not have."""
+        IndexError for episodes that are not there and steps that an episode does not have."""
         ...
 
 
@@ -127,6 +127,11 @@ def check_steps(
     """What every reader refuses: see `Trajectories.read`."""
     if name not in data.names:
         raise ValueError(f"no field {name!r}; there are: {', '.join(data.names)}")
+    outside = (episodes < 0) | (episodes >= len(data.lengths))
+    if outside.any():
+        raise IndexError(
+            f"episodes are numbered 0 to {len(data.lengths) - 1}; asked for {episodes[outside][0]}"
+        )
     limits = rows(name, data.lengths[episodes])[:, None]
     if ((steps < 0) | (steps >= limits)).any():
         worst = int(((steps < 0) | (steps >= limits)).any(axis=1).argmax())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jepa.datasets.trajectories import read_episode
+from jepa.datasets.trajectories import EpisodeArrays, read_episode
 from jepa.datasets.trajectory_store import StoredTrajectories, TrajectoryWriter
 from jepa.datasets.windows import Windows
 
@@ -68,6 +68,16 @@ def test_arrays_may_be_used_again_for_the_next_episode(tmp_path):
     data = StoredTrajectories(tmp_path)
     found = [read_episode(data, number)["actions"] for number in range(4)]
     assert [set(actions.ravel()) for actions in found] == [{0}, {1}, {2}, {3}]
+
+
+def test_episodes_that_are_not_there_are_refused_in_every_form(tmp_path):
+    write(tmp_path, 6)
+    for data in (StoredTrajectories(tmp_path), EpisodeArrays.of([episode(n) for n in range(6)])):
+        for wrong in (-1, 6):
+            with pytest.raises(
+                IndexError, match=f"episodes are numbered 0 to 5; asked for {wrong}"
+            ):
+                data.read("actions", np.array([0, wrong]), np.array([[0], [0]]))
 
 
 def test_a_reader_sees_complete_shards_while_the_data_grow(tmp_path):
