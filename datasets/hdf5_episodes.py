@@ -130,7 +130,7 @@ def robomimic(path: str | Path) -> HDF5Episodes:
 
     `obs/NAME` becomes `observations.NAME`, `dones` become `terminations`, and the simulator's
     `states` are left out. Where there is no `next_obs` the last action of an episode is left out:
-    nobody knows what it led to.
+    nobody knows what it led to. `terminations` tell no end then, as it was that action's.
     """
     path = Path(path)
     with opened(path) as file:

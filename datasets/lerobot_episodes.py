@@ -26,7 +26,8 @@ def lerobot(folder: str | Path) -> VideoEpisodes:
 
     `action` becomes `actions`, `observation.NAME` `observations.NAME`, `next.reward` `rewards`,
     `next.done` `terminations`; `timestamp` and `task_index` are in `infos`. LeRobot keeps no
-    observation after an episode's last action, so that action is left out. So are matrices.
+    observation after an episode's last action, so that action is left out, and with it the one
+    `next.done` that is true: `terminations` tell no end. Matrices are left out, too.
 
     Raises FileNotFoundError for another folder or lost files, ValueError for damaged ones.
     """
