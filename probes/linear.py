@@ -197,15 +197,24 @@ class _Problem:
         weights = weights / self.scale[:, None]
         return weights.T.contiguous(), theta[-1] - self.mean @ weights
 
-    def _hessian(self, theta: Tensor, penalty: float) -> Float64[Tensor, "d d"]:
-        """Of the loss in the weights of one class, averaged over classes.
+    def _factor(self, theta: Tensor, penalty: float) -> Float64[Tensor, "d d"]:
+        """Lower L; L L^T is about the Hessian in the weights of one class, averaged over classes.
 
         All rows count: a pixel that is black in nearly all images is known from the others alone.
+        Of features that are nearly one another float32 may round it to what has no factor: it is
+        summed in float64 then.
         """
         doubt = 1 - self._log_p(theta).exp().square().sum(dim=0)
         share = (doubt / (self.classes * len(self.Z))).to(self.Z)
+        ridge = penalty * torch.eye(self.Z.shape[1]).double()
         curvature = (self.Z.T @ (share[:, None] * self.Z)).double()
-        return curvature + penalty * torch.eye(len(curvature)).double()
+        L, failed = torch.linalg.cholesky_ex(curvature + ridge)
+        if failed:
+            curvature.zero_()
+            for z, weight in zip(self.Z.split(10_000), share.split(10_000), strict=True):
+                curvature += z.double().T @ (weight[:, None].double() * z)
+            L = torch.linalg.cholesky(curvature + ridge)
+        return L
 
     def _log_p(self, theta: Tensor) -> Float64[Tensor, "classes n"]:
         """Log probabilities, a row for each class: a softmax over rows is many times faster."""
@@ -233,7 +242,7 @@ class _Problem:
         L-BFGS runs on L^T W, where L L^T is about the Hessian at the start.
         """
         penalty = 1 / (C * len(self.Z))
-        L = torch.linalg.cholesky(self._hessian(theta, penalty))
+        L = self._factor(theta, penalty)
         scaled = torch.cat([L.T @ theta[:-1], theta[-1:]]).requires_grad_()
         optimiser = torch.optim.LBFGS(
             [scaled],

@@ -64,6 +64,18 @@ def test_default_tolerance_and_float32_are_enough():
     np.testing.assert_allclose(usual, exact, atol=5e-3)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_float32_features_that_are_nearly_the_same_few_have_an_optimum_too(seed):
+    random = np.random.default_rng(seed)
+    told = random.normal(size=(5000, 2))
+    x = told @ random.normal(size=(2, 8)) + 1e-4 * random.normal(size=(5000, 8))
+    x = x.astype(np.float32)
+    y = (told + 0.1 * random.normal(size=(5000, 2)) > 0) @ [1, 2]
+    exact = LinearProbe(C=1e4).fit(x.astype(np.float64), y)
+    probe = LinearProbe(C=1e4).fit(x, y)
+    np.testing.assert_allclose(probe.predict_proba(x), exact.predict_proba(x), atol=0.02)
+
+
 def test_the_chosen_strength_does_as_well_as_cross_validation():
     x, y = load_digits(return_X_y=True)
     train, test, y_train, y_test = train_test_split(x, y, test_size=0.4, random_state=0, stratify=y)
