@@ -67,9 +67,10 @@ def split(
 
 
 def _grouped(codes: np.ndarray, groups: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """The part that each row is in; groups are whole. Fewer groups than parts: none is held out."""
+    """The part that each row is in; groups are whole. Fewer groups than parts, or fewer rows in
+    every class: none is held out."""
     part = np.full(len(codes), PARTS)
-    if len(np.unique(groups)) >= PARTS:
+    if min(len(np.unique(groups)), np.bincount(codes).max()) >= PARTS:
         kfold = StratifiedGroupKFold(PARTS, shuffle=True, random_state=random)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a class of fewer rows than parts

@@ -145,6 +145,15 @@ def test_groups_that_span_classes_are_held_out_whole():
         split(codes, 10_000, 0, groups[:-1])
 
 
+def test_where_no_group_can_be_held_out_the_strength_is_1():
+    x, codes = np.random.default_rng(0).normal(size=(8, 3)), np.repeat([0, 1], 4)
+    assert folds(codes, 10_000, 0, np.arange(8)) == []
+    probe = LinearProbe().fit(x, codes, groups=np.arange(8))
+    assert probe.C_ == 1
+    assert probe.held_out_ == {}
+    assert len(folds(np.repeat([0, 1], [5, 3]), 10_000, 0, np.arange(8))) == 5
+
+
 def test_near_copies_do_not_choose_the_penalty():
     """Ten noisy copies of each of 60 points with random labels: held out one by one, a probe
     that learns the points by heart looks perfect; held out by point, nothing looks good."""
