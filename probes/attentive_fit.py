@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Float, Float64, Int64, Num
 from torch import Tensor, nn
 
 from jepa import seeds
@@ -136,6 +136,13 @@ def outputs_of(
                 outputs = read(tokens)
             parts.append(outputs.float().cpu().unflatten(1, views.shape[:2]))
     return torch.cat(parts, dim=1)
+
+
+def spread(values: Float[np.ndarray, "n k"]) -> Float64[np.ndarray, "k"]:
+    """Standard deviation of each column; 1 where it is constant but for rounding."""
+    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    rounding = len(values) * np.finfo(np.float64).eps * np.abs(mean)
+    return np.where(std > rounding, std, 1.0)
 
 
 def _order(

@@ -77,8 +77,8 @@ class GradientProbe(ClassifierMixin, BaseEstimator):
         """Probability of each class."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
-        features = torch.from_numpy(np.asarray(X, dtype=np.float64))
-        return self.head_(features[:, None]).softmax(dim=1).numpy()
+        features = torch.from_numpy(np.asarray(X, dtype=np.float32))  # as they were learnt from
+        return self.head_(features[:, None].double()).softmax(dim=1).numpy()
 
     def predict(self, X) -> np.ndarray:
         """The most probable class."""

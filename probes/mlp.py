@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from .attentive_fit import ADAMW, Optimiser
+from .attentive_fit import ADAMW, Optimiser, spread
 from .gradient_probe import GradientProbe
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -69,7 +69,7 @@ class MLPProbe(GradientProbe):
             raise ValueError(f"expected a width of at least 1; got {self.width}")
         return nn.Sequential(
             nn.Flatten(),
-            _Standardised(X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)),
+            _Standardised(X.mean(axis=0, dtype=np.float64), spread(X)),
             nn.Linear(X.shape[1], self.width),
             ACTIVATIONS[self.activation](),
             nn.Linear(self.width, classes),
@@ -88,7 +88,7 @@ class _Standardised(nn.Module):
     def __init__(self, mean: Float64[np.ndarray, "D"], std: Float64[np.ndarray, "D"]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.from_numpy(mean).float())
-        self.register_buffer("std", torch.from_numpy(np.where(std > 0, std, 1.0)).float())
+        self.register_buffer("std", torch.from_numpy(std).float())
 
     def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         return (features - self.mean) / self.std

@@ -51,6 +51,15 @@ def test_groups_are_held_out_whole():
     assert max(clone(grid).fit(x, y, groups).held_out_.values()) < 0.85
 
 
+@pytest.mark.parametrize("constant", [0.1, 1e3 / 3])
+def test_a_constant_feature_says_nothing_whatever_the_precision(constant):
+    x, y = quadrants(300)
+    x = np.column_stack([x, np.full(300, constant)])
+    probe = MLPProbe(**QUICK).fit(x, y)
+    assert probe.score(x, y) > 0.9
+    np.testing.assert_array_equal(probe.predict_proba(x), probe.predict_proba(x.astype(np.float32)))
+
+
 def test_what_goes_wrong_is_said():
     x, y = quadrants(40)
     with pytest.raises(ValueError, match="'gelu', 'relu'"):
