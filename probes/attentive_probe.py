@@ -15,11 +15,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attentive_fit import Fitting, Loss, new_head, outputs_of
+from .attentive_fit import Fitting, Loss, new_head, outputs_of, spread
 from .grid_fit import Score, accuracy, chosen_head, codes_of, probabilities, rates_of
 
 LEARNING_RATES = (5e-3, 3e-3, 1e-3, 3e-4, 1e-4)  # V-JEPA 2's twenty heads (arXiv:2506.09985)
 WEIGHT_DECAYS = (0.01, 0.1, 0.4, 0.8)
+
+_ROUNDING = 1e-12  # variance of standardised targets that float32 may put into a constant one
 
 _AS_IT_IS = {  # a table of tokens may be larger than memory: neither copied nor read through here
     "dtype": [np.float16, np.float32, np.float64],
@@ -201,8 +203,7 @@ class AttentiveRegressor(RegressorMixin, _AttentiveEstimator):
         table, y = self._checked(X, y, multi_output=True, y_numeric=True)
         self._one = y.ndim == 1
         wanted = y.reshape(len(y), -1).astype(np.float64)
-        self._mean, self._std = wanted.mean(axis=0), wanted.std(axis=0)
-        self._std[self._std == 0] = 1.0
+        self._mean, self._std = wanted.mean(axis=0), spread(wanted)
         targets = torch.from_numpy((wanted - self._mean) / self._std).float()
         strata = np.zeros(len(y), dtype=np.int64), codes_of(groups)
         self._train(table, targets, targets.shape[1], strata, F.mse_loss, _r2)
@@ -237,7 +238,10 @@ def heads_of(dim: int) -> int:
 
 
 def _r2(outputs: Float[Tensor, "n V k"], truth: Float[Tensor, "n k"]) -> tuple[float, float]:
-    """R2, the mean over the k targets, twice."""
+    """R2, the mean over the k targets, twice; of a constant one 1 if it is foretold, else 0."""
     wrong = (outputs.double().mean(dim=1) - truth).square().mean(dim=0)
-    r2 = float((1 - wrong / truth.double().var(dim=0, correction=0).clamp(min=1e-12)).mean())
-    return (r2, r2) if np.isfinite(r2) else (-np.inf, -np.inf)
+    if not wrong.isfinite().all():
+        return -np.inf, -np.inf
+    varies = truth.double().var(dim=0, correction=0)
+    r2 = torch.where(varies > _ROUNDING, 1 - wrong / varies, (wrong <= _ROUNDING).double())
+    return float(r2.mean()), float(r2.mean())

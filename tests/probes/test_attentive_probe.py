@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.metrics import r2_score
 from sklearn.utils.estimator_checks import check_estimator
 
 from jepa.probes.attentive_fit import Fitting, Rate, Training, new_head, outputs_of
-from jepa.probes.attentive_probe import AttentiveProbe, AttentiveRegressor, heads_of
+from jepa.probes.attentive_probe import AttentiveProbe, AttentiveRegressor, _r2, heads_of
 from jepa.probes.linear import LinearProbe
 
 ONE = {"learning_rates": (3e-3,), "weight_decays": (0.01,)}
@@ -210,6 +211,29 @@ def test_a_speed_is_regressed_from_the_token_that_tells_it():
     pair = clone(probe).set_params(learning_rates=(5e-3,)).fit(x[:450], both[:450])
     assert pair.predict(x[450:]).shape == (150, 2)
     assert pair.score(x[450:], both[450:]) > 0.8
+
+
+def test_a_target_that_does_not_vary_chooses_no_rates():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(200, 4, 16))
+    y = 4 * x.mean(axis=1)[:, 0]
+    grid = {"learning_rates": (1e-1, 1e-2, 3e-3), "weight_decays": (0.01,), "epochs": 8}
+    alone = AttentiveRegressor(**grid).fit(x, y)
+    for constant in (1.0, 0.1):
+        both = np.stack([y, np.full(200, constant)], axis=1)
+        pair = AttentiveRegressor(**grid).fit(x, both)
+        assert all(-5 < r2 < 1 for r2 in pair.held_out_.values())
+        assert pair.learning_rate_ == alone.learning_rate_
+        np.testing.assert_allclose(pair.predict(x)[:, 1], constant, atol=0.5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_held_out_r2_is_scikit_learns(noise):
+    random = np.random.default_rng(0)
+    truth = torch.from_numpy(np.stack([random.normal(size=50), np.full(50, 0.1)], axis=1)).float()
+    said = truth + noise * torch.from_numpy(random.normal(size=(50, 2))).float()
+    expected = r2_score(truth.double(), said.double())
+    assert _r2(said[:, None], truth) == pytest.approx((expected, expected))
 
 
 def test_what_goes_wrong_is_said():
