@@ -49,7 +49,8 @@ class FrameByFrame(_OnClips):
     ) -> dict[str, Float[Tensor, "B N D"]]:
         """Latents of the patches of all frames after each named layer."""
         found = self.frozen.layers(images.transpose(1, 2).flatten(0, 1), names)
-        return {name: x.unflatten(0, (len(images), -1)).flatten(1, 2) for name, x in found.items()}
+        sizes = len(images), images.shape[2]
+        return {name: x.unflatten(0, sizes).flatten(1, 2) for name, x in found.items()}
 
 
 class MiddleFrame(_OnClips):

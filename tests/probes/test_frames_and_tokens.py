@@ -87,6 +87,12 @@ def test_frame_by_frame_is_every_frame_alone():
     np.testing.assert_allclose(table.features["last"], alone.mean(1).numpy(), atol=1e-6)
 
 
+@pytest.mark.parametrize("way", [FrameByFrame, MiddleFrame])
+def test_a_batch_without_clips_has_no_tokens(way):
+    tokens = way(frozen()).layers(clips()[:0], ("norm",))["norm"]
+    assert tokens.shape == (0, 16 if way is FrameByFrame else 4, 12)
+
+
 def test_the_middle_frame_is_one_image():
     image_encoder, x = frozen(), clips()
     tokens = MiddleFrame(image_encoder).layers(x, ("norm",))["norm"]
