@@ -141,9 +141,14 @@ class DenseProbe(ClassifierMixin, BaseEstimator):
         return self.classes_[codes.reshape(len(X), *self._mask)]
 
     def score(self, X, y, sample_weight=None) -> float:
-        """Mean intersection over union of all images; accuracy for one pixel each."""
+        """Mean intersection over union of all images; accuracy for one pixel each.
+
+        Pixels of class 255 in y do not count.
+        """
         if not self._mask:
-            return super().score(X, y, sample_weight)
+            counts = np.array([code != IGNORED for code in np.asarray(y).tolist()])
+            weights = counts * (1.0 if sample_weight is None else np.asarray(sample_weight))
+            return super().score(X, y, weights)
         return segmentation(np.asarray(y), self.predict(X), resamples=1).mean_iou.value
 
     def _checked(self, X: np.ndarray, y: np.ndarray) -> None:

@@ -35,12 +35,18 @@ def segmentation(
     """Scores of predicted masks; pixels of class 255 in the truth do not count.
 
     Args:
-        seed, resamples: of the bootstrap. Whole images are drawn: pixels of one are not
-            independent.
+        seed, resamples: of the bootstrap. Whole images are drawn, of those with a pixel that
+            counts: pixels of one are not independent.
+
+    Raises:
+        ValueError: if no pixel counts.
     """
     classes = np.union1d(truth[truth != IGNORED], predicted)
     codes = np.where(truth == IGNORED, -1, np.searchsorted(classes, truth))
     tables = confusion(codes, np.searchsorted(classes, predicted), len(classes))
+    tables = tables[tables.any(axis=(1, 2))]
+    if not len(tables):
+        raise ValueError(f"expected masks with a class; all pixels are {IGNORED}, which is ignored")
     pixels = tables.sum(axis=(1, 2))
     right = np.trace(tables, axis1=1, axis2=2)
     return Segmentation(

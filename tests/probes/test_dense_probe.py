@@ -149,6 +149,27 @@ def test_scores_are_scikit_learns_and_intervals_are_over_images():
     assert found.mean_iou.low < found.mean_iou.value < found.mean_iou.high
 
 
+def test_an_image_without_a_counted_pixel_changes_no_score():
+    random = np.random.default_rng(0)
+    truth, said = random.integers(3, size=(6, 4, 4)), random.integers(3, size=(6, 4, 4))
+    nothing = np.full((1, 4, 4), 255)
+    known = segmentation(truth, said, resamples=200)
+    more = np.concatenate([truth[:2], nothing, truth[2:]])
+    assert segmentation(more, np.insert(said, 2, 1, axis=0), resamples=200) == known
+    with pytest.raises(ValueError, match="expected masks with a class; all pixels are 255"):
+        segmentation(nothing, said[:1])
+
+
+def test_ignored_rows_do_not_count_as_wrong():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(100, 3))
+    y = np.where(np.arange(100) < 30, 255, x[:, 0] > 0)
+    weights = random.random(100)
+    probe = DenseProbe(learning_rates=(0.1,)).fit(x, y)
+    assert probe.score(x, y) == probe.score(x[30:], y[30:]) > 0.9
+    assert probe.score(x, y, weights) == pytest.approx(probe.score(x[30:], y[30:], weights[30:]))
+
+
 def test_what_goes_wrong_is_said():
     x, y = noisy()
     with pytest.raises(ValueError, match=r"12 tokens are no grid of 3 x 3; give grid="):
