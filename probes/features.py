@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Num, UInt8
+from jaxtyping import Float, Float16, Int64, Num, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -133,8 +133,8 @@ def pooled(
         precision: bfloat16 runs the encoder under autocast; the type of the features is the same.
 
     Raises:
-        ValueError: for a pooling that the encoder does not have, and for features that are not
-            finite.
+        ValueError: for a pooling that the encoder does not have, for features that are not
+            finite, and for labels that are no whole numbers.
     """
     wanted = layers_of(encoder, poolings)
     grid_of = getattr(encoder, "grid", None)
@@ -156,8 +156,19 @@ def pooled(
         indices = {"labels": batch[1]}
         if (rows := getattr(batch, "rows", None)) is not None:
             indices["rows"] = rows
-        columns = features | {name: torch.as_tensor(i).long() for name, i in indices.items()}
+        columns = features | {name: _whole(name, torch.as_tensor(i)) for name, i in indices.items()}
         yield {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def _whole(name: str, numbers: Num[Tensor, "B"]) -> Int64[Tensor, "B"]:
+    whole = numbers.long()
+    if not torch.equal(whole.to(numbers), numbers):
+        raise ValueError(
+            f"expected {name} that are whole numbers, such as codes of classes; got "
+            f"{numbers[whole != numbers][0]:g}. Numbers to be told from features do not belong "
+            "into their table: give them to RidgeProbe().fit(table.features[...], numbers)"
+        )
+    return whole
 
 
 def _on_grid(tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B E"]:

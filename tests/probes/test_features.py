@@ -134,6 +134,15 @@ def test_what_is_not_finite_is_refused():
         extract(encoder, batches())
 
 
+def test_labels_are_whole_numbers():
+    images, _ = batches(2, size=2)[0]
+    table = extract(RawPixels(), [(images, torch.tensor([2.0, 0.0]))], ("last",))
+    np.testing.assert_array_equal(table.labels, [2, 0])
+    for labels in (torch.tensor([1.0, 0.3]), [float("nan"), 0.3]):
+        with pytest.raises(ValueError, match=r"expected labels that are whole numbers.*Ridge"):
+            extract(RawPixels(), [(images, labels)], ("last",))
+
+
 def test_a_cached_table_needs_a_data_fingerprint(tmp_path):
     with pytest.raises(ValueError, match="data=<fingerprint>"):
         extract(tiny(), batches(), cache=tmp_path)
