@@ -76,8 +76,9 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
             self.alpha_ = search.best_params_["ridge__alpha"]
         scaler, ridge = StandardScaler(), Ridge(alpha=self.alpha_)
         ridge.fit(scaler.fit_transform(X), y)
-        self.coef_ = ridge.coef_ / scaler.scale_
-        self.intercept_ = ridge.intercept_ - self.coef_ @ scaler.mean_
+        targets = y.shape[1:]  # which Ridge forgets of a single one
+        self.coef_ = ridge.coef_.reshape(*targets, -1) / scaler.scale_
+        self.intercept_ = np.reshape(ridge.intercept_, targets) - self.coef_ @ scaler.mean_
         return self
 
     def predict(self, X) -> Float64[np.ndarray, "n"] | Float64[np.ndarray, "n k"]:

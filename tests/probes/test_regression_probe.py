@@ -60,6 +60,18 @@ def test_near_copies_do_not_choose_the_penalty():
     assert max(RidgeProbe().fit(x, y, groups).held_out_.values()) < 0.5
 
 
+@pytest.mark.parametrize("alphas", [(7.0,), (1.0, 10.0)])
+def test_targets_in_columns_are_foretold_in_columns(alphas):
+    x, y = linear()
+    alone = RidgeProbe(alphas).fit(x, y)
+    for k in (1, 2):
+        probe = RidgeProbe(alphas).fit(x, np.stack([y] * k, axis=1))
+        assert probe.coef_.shape == (k, 12)
+        assert probe.intercept_.shape == (k,)
+        np.testing.assert_allclose(probe.predict(x), np.stack([alone.predict(x)] * k, axis=1))
+    assert np.ndim(alone.intercept_) == 0
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_check_estimator():
     check_estimator(RidgeProbe(), on_skip=None)
