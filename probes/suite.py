@@ -50,6 +50,8 @@ QUICK: tuple[Probe, ...] = (
 )
 
 QUERIES, GALLERY = 1000, 20_000  # of retrieval: test and training images, drawn at random
+NEAREST = (1, 5, 10)  # neighbours of recall, as far as there are so many training images
+PARTS = 10  # of the jackknife, as far as there are so many test images
 CLUSTERED, DIAGNOSED = 5000, 2000  # test images, drawn at random
 PENALTY = 1.0  # C of the low-shot probe: a few labels are too few to choose it on
 
@@ -104,7 +106,7 @@ def examine(
     low_shot: `low_shot_top1/5` with five labels per class, `low_shot_top1/10%`, ...: a linear
         probe of C = 1 on the last layer, mean over five draws of the labels.
     retrieval: `retrieval_recall/k`, `retrieval_map`, `retrieval_map_at_r` of 1,000 test images in
-        20,000 training images, last layer.
+        20,000 training images, last layer; k are 1, 5 and 10, of fewer images those there are.
     clustering: `clustering_nmi`, `clustering_ari` of k-means on 5,000 test images, last layer.
     diagnostics: `rankme`, `alpha_req`, `uniformity` of 2,000 test images; `lidar` and `alignment`
         of the views, if any. Last layer, without labels; intervals by the jackknife.
@@ -228,6 +230,7 @@ def _retrieval(train: FeatureTable, test: FeatureTable, seed: int, found: Findin
         test.labels[queries],
         _last(train, gallery),
         train.labels[gallery],
+        ks=[k for k in NEAREST if k <= len(gallery)],
         seed=seed,
     )
     _add(found, {f"retrieval_recall/{k}": recall for k, recall in scores.recall.items()})
@@ -242,7 +245,12 @@ def _diagnostics(
     features = _last(test, draw(len(test.labels), DIAGNOSED, seed, "diagnostics"))
 
     def number(function: Any, rows: np.ndarray, name: str) -> None:
-        interval = jackknife(rows, lambda x: float(function(torch.from_numpy(x))), seed=seed)
+        interval = jackknife(
+            rows,
+            lambda x: float(function(torch.from_numpy(x))),
+            seed=seed,
+            parts=min(PARTS, len(rows)),
+        )
         _add(found, {name: interval})
 
     number(rankme, features, "rankme")

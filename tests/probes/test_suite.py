@@ -114,6 +114,15 @@ def test_corrupted_images_are_scored_by_the_probe_of_the_clean_ones():
     assert alone.predicted == {}
 
 
+def test_of_few_images_there_are_fewer_neighbours_and_parts():
+    few = table(TRAIN[0][:8], TRAIN[1][:8])
+    found = examine(RawPixels(), Tables(few, TABLES.test), ("retrieval",)).metrics
+    recalls = {name for name in found if name.startswith("retrieval_recall")}
+    assert recalls == {"retrieval_recall/1", "retrieval_recall/5"}
+    found = examine(RawPixels(), Tables(TABLES.train, few), ("diagnostics",)).metrics
+    assert found["rankme"]["low"] < found["rankme"]["value"] < found["rankme"]["high"]
+
+
 def test_shots_that_a_class_cannot_give_are_left_out():
     labels = np.repeat([0, 1], [20, 7])
     assert shots_of(labels, None) == (1, 5, 0.01, 0.1)
