@@ -93,18 +93,20 @@ class TimmEncoder(nn.Module):
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        wanted = [n for n in names if n.startswith("blocks.")]
-        maps: list[Tensor] = []
-        if wanted:  # one pass: what it ends with is what `forward_features` gives
-            levels = [int(n.split(".")[1]) for n in wanted]
-            features, maps = self.model.forward_intermediates(images, indices=levels)
+        levels = sorted({int(n.split(".")[1]) for n in names if n.startswith("blocks.")})
+        maps: list[Tensor] = []  # in the network's order, whatever order they are asked in
+        if levels:  # one pass: what it ends with is what `forward_features` gives
+            features, maps = self.model.forward_intermediates(
+                images, indices=levels, stop_early=False
+            )
         else:
             features = self.model.forward_features(images)
-        found = {n: m.flatten(2).transpose(1, 2) for n, m in zip(wanted, maps, strict=True)}
-        whole = {"norm": self._patches(features)}
+        maps = [m.flatten(2).transpose(1, 2) for m in maps]
+        found = dict(zip((f"blocks.{i}" for i in levels), maps, strict=True))
+        found["norm"] = self._patches(features)
         if self.classed:
-            whole["cls"] = features[:, :1]
-        return found | {name: whole[name] for name in names if name in whole}
+            found["cls"] = features[:, :1]
+        return {name: found[name] for name in names}
 
 
 def _told(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

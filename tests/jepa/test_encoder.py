@@ -247,6 +247,22 @@ def test_all_layers_of_a_timm_model_come_out_of_one_pass(name):
     assert torch.equal(layers["norm"], encoder(images))
 
 
+def test_layers_of_a_timm_model_are_the_same_in_whatever_order_they_are_asked():
+    encoder, images = TimmEncoder("test_vit", pretrained=False).eval(), torch.rand(1, 3, 160, 160)
+    ascending = encoder.layers(images, ["blocks.0", "blocks.1", "norm"])
+    asked = ["norm", "blocks.1", "blocks.0", "blocks.1"]
+    found = encoder.layers(images, asked)
+    assert list(found) == ["norm", "blocks.1", "blocks.0"]
+    assert all(torch.equal(found[name], ascending[name]) for name in found)
+
+
+def test_the_norm_of_a_timm_model_is_its_output_whatever_is_asked_beside_it():
+    """hiera would stop at the last level that is asked."""
+    encoder, images = TimmEncoder("hiera_tiny_224", pretrained=False), torch.rand(1, 3, 224, 224)
+    layers = encoder.eval().layers(images, ["blocks.0", "norm"])
+    assert torch.equal(layers["norm"], encoder(images))
+
+
 def test_the_class_token_of_a_timm_model_is_a_layer():
     encoder = load_frozen_encoder("vit_tiny_patch16_224", pretrained=False)
     images = torch.rand(2, 3, 64, 64)
