@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class TimmEncoder(nn.Module):
         options: arguments of the model's constructor, besides what its name says.
 
     Raises:
-        ValueError: unknown name, or its weights could not be had.
+        ValueError: unknown name or option, or its weights could not be had.
     """
 
     def __init__(
@@ -39,11 +40,9 @@ class TimmEncoder(nn.Module):
         super().__init__()
         architecture, options = _told(name, options or {})
         given: dict[str, Any] = {"num_classes": 0, **options}
-        if architecture.startswith(("vit_", "deit", "eva", "beit")):
-            given.setdefault("dynamic_img_size", True)
         try:
-            self.model: Any = timm.create_model(name, pretrained=pretrained, **given)
-        except (RuntimeError, OSError) as error:
+            self.model: Any = _made(name, architecture, pretrained=pretrained, **given)
+        except (RuntimeError, OSError, TypeError) as error:
             raise ValueError(
                 f"cannot make the timm model {name!r} (pretrained={pretrained}): {error}. "
                 "Names: timm.list_models(); without weights: pretrained=False"
@@ -107,6 +106,14 @@ class TimmEncoder(nn.Module):
         if self.classed:
             found["cls"] = features[:, :1]
         return {name: found[name] for name in names}
+
+
+def _made(name: str, architecture: str, **given: Any) -> nn.Module:
+    """The model; for images of any size, if it is a ViT that has an option for that."""
+    if architecture.startswith(("vit_", "deit", "eva", "beit")):
+        with suppress(TypeError):  # BEiT and ViTs of relative positions have none
+            return timm.create_model(name, **{"dynamic_img_size": True, **given})
+    return timm.create_model(name, **given)
 
 
 def _told(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -235,6 +235,18 @@ def test_timm_models_give_tokens_by_layer(name):
     assert set(layers) == set(encoder.layer_names)
 
 
+@pytest.mark.parametrize("name", ["beit_base_patch16_224", "vit_relpos_small_patch16_224"])
+def test_timm_models_for_one_image_size_are_made_too(name):
+    with torch.device("meta"):
+        encoder = TimmEncoder(name, pretrained=False)
+    assert encoder.channels == 3
+
+
+def test_an_option_that_a_timm_model_does_not_have_is_named():
+    with pytest.raises(ValueError, match="cannot make the timm model 'test_vit'.*'lenght'"):
+        TimmEncoder("test_vit", pretrained=False, options={"lenght": 3})
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_resnet"])
 def test_all_layers_of_a_timm_model_come_out_of_one_pass(name):
     encoder = TimmEncoder(name, pretrained=False).eval()
