@@ -52,19 +52,25 @@ class TimmEncoder(nn.Module):
             self.config["options"] = options
         self.classed = getattr(self.model, "cls_token", None) is not None
         self.dim: int = self.model.num_features
-        self.channels: int = self.model.pretrained_cfg["input_size"][0]
+        self.channels: int = given.get("in_chans", self.model.pretrained_cfg["input_size"][0])
         self.levels = len(self.model.feature_info)
         self.patch_size: int = self.model.feature_info[-1]["reduction"]
 
     @property
     def mean(self) -> tuple[float, ...]:
         """Per channel, of the pixels that the weights were trained on."""
-        return tuple(self.model.pretrained_cfg["mean"])
+        return self._by_channel(self.model.pretrained_cfg["mean"])
 
     @property
     def std(self) -> tuple[float, ...]:
         """Per channel, of the pixels that the weights were trained on."""
-        return tuple(self.model.pretrained_cfg["std"])
+        return self._by_channel(self.model.pretrained_cfg["std"])
+
+    def _by_channel(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """For all channels their mean, where the weights were trained on another number of them."""
+        if len(numbers) in (1, self.channels):
+            return tuple(numbers)
+        return (sum(numbers) / len(numbers),) * self.channels
 
     @property
     def layer_names(self) -> tuple[str, ...]:

@@ -286,6 +286,16 @@ def test_the_class_token_of_a_timm_model_is_a_layer():
     assert "cls" not in load_frozen_encoder("resnet10t", pretrained=False).layer_names
 
 
+def test_a_timm_model_of_other_channels_says_so_and_has_one_mean_for_each():
+    grey = TimmEncoder("test_resnet", pretrained=False, options={"in_chans": 1})
+    colour = TimmEncoder("test_resnet", pretrained=False)
+    assert (grey.channels, colour.channels) == (1, 3)
+    assert grey.mean == pytest.approx((sum(colour.mean) / 3,))
+    assert grey.std == pytest.approx((sum(colour.std) / 3,))
+    five = TimmEncoder("test_resnet", pretrained=False, options={"in_chans": 5})
+    assert five.mean == grey.mean * 5
+
+
 def test_random_weights_of_a_timm_model_are_not_fetched():
     encoder = load_frozen_encoder("resnet10t", pretrained=False)
     fresh = random_encoder(encoder)
