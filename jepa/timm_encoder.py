@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
+from jepa.patches import grid_of
 from jepa.shapes import Grid, Images
 
 
@@ -79,16 +81,28 @@ class TimmEncoder(nn.Module):
         return (*blocks, *(("cls",) if self.classed else ()), "norm")
 
     def grid(self, images: Tensor) -> Grid:
-        """(h, w) of the tokens of images [..., H, W]."""
-        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        """(h, w) of the tokens of images; refuses sizes that the patch does not divide."""
+        return grid_of(images, self.patch_size)[1:]
 
     def forward(self, images: Images) -> Float[Tensor, "B N D"]:
-        """Tokens in raster order."""
-        return self._patches(self.model.forward_features(images))
+        """Tokens in raster order; refuses models that end in anything but those of the grid."""
+        grid = self.grid(images)
+        return self._patches(self.model.forward_features(images), grid)
 
-    def _patches(self, features: Tensor) -> Float[Tensor, "B N D"]:
-        if features.ndim == 3:
-            return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+    def _patches(self, features: Any, grid: Grid) -> Float[Tensor, "B N D"]:
+        if isinstance(features, Tensor):
+            tokens = self._flat(features)
+            if tokens.shape[1] == math.prod(grid):
+                return tokens
+        got = tuple(features.shape) if isinstance(features, Tensor) else "several tensors"
+        raise ValueError(
+            f"timm's {self.config['name']} is no encoder of patch tokens: expected {grid[0]}x"
+            f"{grid[1]} of them, got {got}: take another of timm.list_models()"
+        )
+
+    def _flat(self, features: Tensor) -> Float[Tensor, "B N D"]:
+        if features.ndim == 3:  # those that do not tell have no tokens but the class's in front
+            return features[:, getattr(self.model, "num_prefix_tokens", int(self.classed)) :]
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
         return features.flatten(2).transpose(1, 2)
@@ -98,6 +112,7 @@ class TimmEncoder(nn.Module):
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
+        grid = self.grid(images)
         levels = sorted({int(n.split(".")[1]) for n in names if n.startswith("blocks.")})
         maps: list[Tensor] = []  # in the network's order, whatever order they are asked in
         if levels:  # one pass: what it ends with is what `forward_features` gives
@@ -108,7 +123,7 @@ class TimmEncoder(nn.Module):
             features = self.model.forward_features(images)
         maps = [m.flatten(2).transpose(1, 2) for m in maps]
         found = dict(zip((f"blocks.{i}" for i in levels), maps, strict=True))
-        found["norm"] = self._patches(features)
+        found["norm"] = self._patches(features, grid)
         if self.classed:
             found["cls"] = features[:, :1]
         return {name: found[name] for name in names}

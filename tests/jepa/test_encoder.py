@@ -242,6 +242,22 @@ def test_timm_models_for_one_image_size_are_made_too(name):
     assert encoder.channels == 3
 
 
+def test_tokens_of_a_timm_model_are_those_of_its_grid_or_it_says_so():
+    encoder = load_frozen_encoder("resnet10t", pretrained=False)
+    with pytest.raises(ValueError, match="resize or crop to 96x64"):
+        encoder(torch.rand(1, 3, 100, 64))
+    with torch.device("meta"):
+        pixels = torch.rand(1, 3, 224, 224)
+        classed = TimmEncoder("volo_d1_224", pretrained=False)  # does not tell of its class token
+        pooled = TimmEncoder("pit_ti_224", pretrained=False)
+        branched = TimmEncoder("coat_tiny", pretrained=False)
+    assert classed(pixels).shape == (1, 14 * 14, 384)
+    with pytest.raises(ValueError, match=r"pit_ti_224 .* expected 7x7 of them, got \(1, 1, 256\)"):
+        pooled(pixels)
+    with pytest.raises(ValueError, match="coat_tiny .* got several tensors"):
+        branched.layers(pixels, ["norm"])
+
+
 def test_an_option_that_a_timm_model_does_not_have_is_named():
     with pytest.raises(ValueError, match="cannot make the timm model 'test_vit'.*'lenght'"):
         TimmEncoder("test_vit", pretrained=False, options={"lenght": 3})
