@@ -49,7 +49,7 @@ def write_transformers(
             "model_type": "ijepa",
             "architectures": ["IJepaModel"],
             "num_channels": encoder.channels,
-            "intermediate_size": round(encoder.dim * config["mlp_ratio"]),
+            "intermediate_size": int(encoder.dim * config["mlp_ratio"]),
             "image_size": config["image_size"],
         }
     elif encoder.video and encoder.positions == "rope_legacy":
@@ -59,7 +59,7 @@ def write_transformers(
             "model_type": "vjepa2",
             "architectures": ["VJEPA2Model"],
             "in_chans": encoder.channels,
-            "mlp_ratio": _ratio(encoder.dim, config["mlp_ratio"]),
+            "mlp_ratio": config["mlp_ratio"],
             "crop_size": config["image_size"],
             "frames_per_clip": encoder.frames,
             "tubelet_size": encoder.tubelet_size,
@@ -103,16 +103,10 @@ def _their_predictor(
         "pred_num_hidden_layers": config["depth"],
         "pred_num_attention_heads": given.heads,
         "pred_num_mask_tokens": tokens,
-        "pred_mlp_ratio": _ratio(given.dim, config["mlp_ratio"]),
+        "pred_mlp_ratio": config["mlp_ratio"],
     }
     state = taken_apart(given.state_dict(), VJEPA2_PREDICTOR.pieces)
     return state if predictor else {k: torch.zeros_like(v) for k, v in state.items()}
-
-
-def _ratio(dim: int, ratio: float) -> float:
-    """The MLP's ratio, such that the class, which cuts off the product, has our hidden width."""
-    hidden = int(dim * ratio)
-    return ratio if round(dim * ratio) == hidden else (hidden + 1.5) / dim
 
 
 def _processor(frozen: FrozenEncoder) -> dict[str, Any]:

@@ -97,6 +97,22 @@ def test_without_a_predictor_theirs_is_written_with_zeros_and_nothing_is_random(
     assert read_transformers(tmp_path).predictor is None
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("ratio", [2.67, 8 / 3, 4.0])
+def test_hidden_widths_are_theirs_where_the_ratio_does_not_give_a_whole_number(ratio, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "patch_size": 8, "dim": 64, "depth": 1, "heads": 2}
+    clips = {"frames": 4, "tubelet_size": 2, "positions": "rope_legacy"}
+    images = FrozenEncoder(VisionTransformer(mlp_ratio=ratio, **sizes))
+    theirs = loaded(IJepaModel, write_transformers(tmp_path / "i", images))
+    pixels = torch.rand(2, 3, 16, 16)
+    close(theirs(pixels).last_hidden_state, images(pixels))
+    video = FrozenEncoder(VisionTransformer(mlp_ratio=ratio, **sizes, **clips))
+    theirs = loaded(VJEPA2Model, write_transformers(tmp_path / "v", video))
+    pixels = torch.rand(2, 3, 4, 16, 16)
+    close(theirs(pixels.transpose(1, 2), skip_predictor=True).last_hidden_state, video(pixels))
+
+
 def test_their_processors_normalise_as_we_do(ijepa, vjepa2, tmp_path):
     frozen = ijepa[0]
     pixels = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
