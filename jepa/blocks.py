@@ -99,6 +99,12 @@ def transformer_blocks(dim: int, depth: int, heads: int, mlp_ratio: float) -> Bl
     )
 
 
+def ratio_of(hidden: int, dim: int) -> float:
+    """The `mlp_ratio` of which `dim` makes a hidden width of exactly `hidden`, as it is cut off."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
 def init_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
     """Truncated normal of variance 1 / inputs (LeCun et al. 1998) and zero biases, then residual
     branches scaled by 1/sqrt(2 layer).

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from jepa.blocks import ratio_of
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only
 from jepa.keys import Given, KeyTable, MisfitError, Row, count_blocks, fitted, require, shape_of
@@ -165,7 +166,7 @@ def official_predictor(
             dim=dim,
             depth=count_blocks(weights, "predictor_blocks"),
             heads=heads or usual,
-            mlp_ratio=hidden / dim,
+            mlp_ratio=ratio_of(hidden, dim),
             mask_tokens=tokens,
             positions=encoder.positions,
         ),
@@ -214,7 +215,7 @@ def build_encoder(
         dim=dim,
         depth=count_blocks(weights, "blocks"),
         heads=heads,
-        mlp_ratio=hidden / dim,
+        mlp_ratio=ratio_of(hidden, dim),
     )
     grid = (frames // config["tubelet_size"], side, side) if video else (side, side)
     dropped = _table(given, "pos_embed", dim, grid, positions)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from jepa.blocks import ratio_of
 from jepa.encoder import VisionTransformer
 from jepa.files import load_tensors_only, read_safetensors
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
@@ -129,7 +130,7 @@ def _read_vjepa2(
             dim=dim,
             depth=depth,
             heads=config["pred_num_attention_heads"],
-            mlp_ratio=hidden / dim,
+            mlp_ratio=ratio_of(hidden, dim),
             mask_tokens=tokens,
             positions="rope_legacy",
         ),
@@ -156,7 +157,7 @@ def _sizes(given: Given, names: Names, config: Mapping[str, Any]) -> dict[str, A
         dim=dim,
         depth=depth,
         heads=config["num_attention_heads"],
-        mlp_ratio=hidden / dim,
+        mlp_ratio=ratio_of(hidden, dim),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jepa.blocks import ratio_of
 from jepa.files import load_tensors_only
 from jepa.keys import KeyTable, count_blocks, fitted, shape_of
 from jepa.official import section
@@ -74,7 +75,7 @@ def official_ac(
             dim=dim,
             depth=count_blocks(weights, "predictor_blocks"),
             heads=heads or RELEASED_HEADS,
-            mlp_ratio=hidden / dim,
+            mlp_ratio=ratio_of(hidden, dim),
             positions="rope_legacy",
         ),
         given,

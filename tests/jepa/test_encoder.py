@@ -254,12 +254,12 @@ def test_tokens_of_a_timm_model_are_those_of_its_grid_or_it_says_so():
     assert classed(pixels).shape == (1, 14 * 14, 384)
     with pytest.raises(ValueError, match=r"pit_ti_224 .* expected 7x7 of them, got \(1, 1, 256\)"):
         pooled(pixels)
-    with pytest.raises(ValueError, match="coat_tiny .* got several tensors"):
+    with pytest.raises(ValueError, match=r"coat_tiny .* got several tensors"):
         branched.layers(pixels, ["norm"])
 
 
 def test_an_option_that_a_timm_model_does_not_have_is_named():
-    with pytest.raises(ValueError, match="cannot make the timm model 'test_vit'.*'lenght'"):
+    with pytest.raises(ValueError, match=r"cannot make the timm model 'test_vit'.*'lenght'"):
         TimmEncoder("test_vit", pretrained=False, options={"lenght": 3})
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoVideoProcessor, IJepaModel, VJEPA2Model
 
+from jepa.blocks import ratio_of
 from jepa.checkpoint import from_pretrained, load_frozen_encoder, save_encoder, save_pretrained
 from jepa.encoder import VisionTransformer
 from jepa.frozen import IMAGENET_MEAN, IMAGENET_STD, FrozenEncoder
@@ -111,6 +112,22 @@ def test_hidden_widths_are_theirs_where_the_ratio_does_not_give_a_whole_number(r
     theirs = loaded(VJEPA2Model, write_transformers(tmp_path / "v", video))
     pixels = torch.rand(2, 3, 4, 16, 16)
     close(theirs(pixels.transpose(1, 2), skip_predictor=True).last_hidden_state, video(pixels))
+
+
+def test_every_hidden_width_that_a_file_may_have_is_read(tmp_path):
+    for dim in range(8, 1409, 8):
+        assert all(int(dim * ratio_of(h, dim)) == h for h in range(4, 6 * dim, 4))
+    dim, hidden = 176, 960  # 176 * (960 / 176) is less than 960
+    sizes = {"image_size": 16, "patch_size": 8, "dim": dim, "depth": 1, "heads": 2}
+    frozen = FrozenEncoder(VisionTransformer(mlp_ratio=(hidden + 0.5) / dim, **sizes), **PIXELS)
+    theirs = write_transformers(tmp_path / "theirs", frozen)
+    assert read_transformers(theirs).encoder.encoder.blocks[0].mlp.fc1.out_features == hidden
+    state = frozen.encoder.state_dict() | {"pos_embed": sincos(dim, (2, 2), (2, 2))[None]}
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].unflatten(1, (3, 8, 8))
+    torch.save({"target_encoder": state}, tmp_path / "official.pth.tar")
+    pixels = torch.rand(2, 3, 16, 16)
+    official = load_frozen_encoder(tmp_path / "official.pth.tar", heads=2)
+    assert torch.equal(official(pixels), frozen(pixels))
 
 
 def test_their_processors_normalise_as_we_do(ijepa, vjepa2, tmp_path):
