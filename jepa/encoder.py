@@ -138,6 +138,7 @@ class VisionTransformer(nn.Module):
         patches, grid = self.patch_embed(images, keep), self.grid(images)
         if self.positions == "sincos":
             table = sincos(self.dim, grid, self.native_grid, images.device)
+            table = table.to(self.patch_embed.proj.weight.dtype)
             added = table if keep is None else take(table.expand(len(images), -1, -1), keep)
             return patches + added, None
         rope = rope_table(self.dim // self.heads, grid, self.positions, images.device)

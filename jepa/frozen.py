@@ -38,7 +38,7 @@ class Normalize(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B C *T H W"] | Float[Tensor, "B C *T H W"]
     ) -> Float[Tensor, "B C *T H W"]:
-        pixels = images if images.is_floating_point() else images.float() / 255
+        pixels = images if images.is_floating_point() else images.to(self.shift.dtype) / 255
         channels = (-1, *(1,) * (images.ndim - 2))
         return (pixels - self.shift.view(channels)) / self.scale.view(channels)
 

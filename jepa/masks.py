@@ -76,8 +76,9 @@ def first_good(
 
 
 def uniform(generator: torch.Generator, *shape: int) -> Float32[np.ndarray, "*S"]:
-    """Random numbers in [0, 1), drawn on the generator's device."""
-    return torch.rand(shape, generator=generator, device=generator.device).cpu().numpy()
+    """Random numbers in [0, 1), drawn on the generator's device, whatever torch's default type."""
+    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
+    return drawn.cpu().numpy()
 
 
 def random_subset(
@@ -202,5 +203,5 @@ class MultiBlockMasks:
 
     def _sizes(self, generator: torch.Generator) -> list[float]:
         ranges = (self.target_scale, self.target_aspect, self.context_scale)
-        draws = torch.rand(3, generator=generator, device=generator.device).tolist()
+        draws = uniform(generator, 3).tolist()
         return [low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)]

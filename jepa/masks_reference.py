@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from jepa.masks import block_tokens, first_tokens
+from jepa.masks import block_tokens, first_tokens, uniform
 from jepa.shapes import Grid, Masks
 
 
@@ -47,7 +47,7 @@ class ReferenceMultiBlockMasks:
         """
         if min(grid) < 2:
             raise ValueError(f"the published sampler needs at least a 2x2 grid; got {grid}")
-        u, v = torch.rand(2, generator=generator, device=generator.device).tolist()
+        u, v = uniform(generator, 2).tolist()
         target = _size(grid, _within(self.target_scale, u), _within(self.target_aspect, u))
         context = _size(grid, _within(self.context_scale, v), 1.0)
         if min(math.prod(context), math.prod(target)) <= 0 or math.prod(context) <= self.min_keep:
@@ -71,11 +71,11 @@ class ReferenceMultiBlockMasks:
         generator: torch.Generator,
     ) -> Bool[Tensor, "*S N"]:
         """Blocks at random places; the last offset on each axis is never drawn, as published."""
-        draw = torch.rand((2, *shape), generator=generator, device=generator.device)
+        draw = torch.from_numpy(uniform(generator, 2, *shape))
         top = (draw[0] * (grid[0] - size[0])).long()
         left = (draw[1] * (grid[1] - size[1])).long()
-        tokens = block_tokens(top.cpu().numpy(), left.cpu().numpy(), size, grid)
-        return torch.from_numpy(tokens).to(draw.device)
+        tokens = block_tokens(top.numpy(), left.numpy(), size, grid)
+        return torch.from_numpy(tokens).to(generator.device)
 
     def _contexts(
         self,

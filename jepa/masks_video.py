@@ -111,7 +111,7 @@ class TubeBlockMasks:
 
     def _size(self, grid: Grid, generator: torch.Generator) -> tuple[int, int, int]:
         """(tubelets, rows, columns) of a block."""
-        draws = torch.rand(3, generator=generator, device=generator.device).tolist()
+        draws = uniform(generator, 3).tolist()
         ranges = (_range(self.time), _range(self.scale), self.aspect)
         time, scale, aspect = (
             low + u * (high - low) for u, (low, high) in zip(draws, ranges, strict=True)
@@ -172,7 +172,7 @@ class CausalMasks:
         if grid[0] < 2:
             raise ValueError(f"a future needs 2 tubelets or more; the grid is {grid}")
         low, high = _range(self.seen)
-        u = torch.rand((), generator=generator, device=generator.device).item()
+        u = uniform(generator).item()
         length = min(max(round(grid[0] * (low + u * (high - low))), 1), grid[0] - 1)
         tokens = torch.arange(math.prod(grid), device=generator.device)
         context, target = tokens.tensor_split([length * math.prod(grid[1:])])

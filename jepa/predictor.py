@@ -105,7 +105,7 @@ class Predictor(nn.Module):
         rope = None
         if self.positions == "sincos":
             table = sincos(self.dim, grid, self.native_grid, context.device)
-            table = table.expand(batch, -1, -1)
+            table = table.to(hidden.dtype).expand(batch, -1, -1)
             seen, hidden = seen + take(table, context_index), hidden + take(table, target_index)
         else:
             places = context_index[:, None].expand(-1, blocks, -1)

@@ -19,8 +19,9 @@ KNOTS, REACH = 17, 3.0  # the points at which characteristic functions are compa
 def draw_directions(
     dim: int, count: int, generator: torch.Generator
 ) -> Float[Tensor, "{dim} {count}"]:
-    """Columns of length 1, uniformly distributed."""
-    drawn = torch.randn(dim, count, generator=generator, device=generator.device)
+    """Columns of length 1, uniformly distributed, whatever torch's default type."""
+    where = {"device": generator.device, "dtype": torch.float32}
+    drawn = torch.randn(dim, count, generator=generator, **where)
     return F.normalize(drawn, dim=0)
 
 

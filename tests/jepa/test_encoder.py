@@ -161,6 +161,36 @@ def test_predictor_treats_each_target_block_alone_and_reads_positions():
     assert not torch.allclose(together, predictor(context, (where + 1) % 16, targets, (4, 4)))
 
 
+@pytest.mark.parametrize("positions", ["sincos", "rope", "rope_legacy"])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64], ids=str)
+def test_encoder_and_predictor_keep_the_precision_of_their_weights(positions, precision):
+    encoder = small(positions=positions)
+    predictor = Predictor(32, (4, 4), dim=24, depth=1, heads=2, positions=positions)
+    images, keep = torch.rand(2, 3, 32, 32), torch.tensor([[0, 3, 7], [1, 2, 15]])
+    expected = encoder(images, keep)
+    encoder, predictor = encoder.to(precision), predictor.to(precision)
+    whole, context = encoder(images.to(precision)), encoder(images.to(precision), keep)
+    foreseen = predictor(context, keep, keep[:, None], (4, 4))
+    assert whole.dtype == context.dtype == foreseen.dtype == precision
+    torch.testing.assert_close(context.float(), expected, atol=0.1, rtol=0)
+
+
+def test_under_autocast_positions_are_added_in_full_precision():
+    encoder, images = small(), torch.rand(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens, _ = encoder._embed(images, None)
+    assert tokens.dtype == torch.float32
+
+
+def test_a_frozen_encoder_in_bfloat16_takes_bytes():
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    frozen = FrozenEncoder(small(), mean=(0.5,) * 3, std=(0.3,) * 3)
+    expected = frozen(images)
+    latents = frozen.bfloat16()(images)
+    assert latents.dtype == torch.bfloat16
+    torch.testing.assert_close(latents.float(), expected, atol=0.1, rtol=0)
+
+
 def test_take_is_indexing():
     tokens, index = torch.randn(3, 7, 5), torch.randint(0, 7, (3, 2, 4))
     expected = torch.stack([tokens[b][index[b]] for b in range(3)])

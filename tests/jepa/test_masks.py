@@ -105,6 +105,19 @@ def test_same_generator_same_masks_and_other_step_other_masks():
     assert not torch.equal(first.targets, other.targets)
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sampler", [MultiBlockMasks(), ReferenceMultiBlockMasks()])
+def test_masks_do_not_depend_on_torchs_default_type(sampler, default):
+    expected = sampler.sample((14, 14), 4, seeds.generator(6, "masks"))
+    torch.set_default_dtype(default)
+    try:
+        masks = sampler.sample((14, 14), 4, seeds.generator(6, "masks"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(masks.context, expected.context)
+    assert torch.equal(masks.targets, expected.targets)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -73,6 +73,23 @@ def test_a_block_may_last_for_a_part_of_the_clip():
     assert starts == set(range(5)), "every start, the last one included"
 
 
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "sampler",
+    [SHORT, replace(LONG, time=(0.5, 1.0)), RandomTubeMasks(), CausalMasks(seen=(0.2, 0.8))],
+    ids=repr,
+)
+def test_masks_of_clips_do_not_depend_on_torchs_default_type(sampler, default):
+    expected = sampler.sample((8, 7, 7), 4, seeds.generator(6, "masks"))
+    torch.set_default_dtype(default)
+    try:
+        masks = sampler.sample((8, 7, 7), 4, seeds.generator(6, "masks"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(masks.context, expected.context)
+    assert torch.equal(masks.targets, expected.targets)
+
+
 def test_the_border_is_covered():
     covered = np.zeros((14, 14), dtype=int)
     for step in range(40):

@@ -84,14 +84,16 @@ def module(steps=STEPS, **changes):
     )
 
 
-def train(out, *, resume=False, callbacks=(), accumulate=1, pretraining=None):
+def train(
+    out, *, resume=False, callbacks=(), accumulate=1, pretraining=None, precision="bf16-mixed"
+):
     """One run; returns its module."""
     pretraining = pretraining or module()
     trainer = Trainer(
         max_steps=pretraining.optimisation.steps,
         max_epochs=-1,
         accelerator="cpu",
-        precision="bf16-mixed",
+        precision=precision,
         accumulate_grad_batches=accumulate,
         logger=MetricsLog(Path(out) / "metrics.jsonl"),
         log_every_n_steps=1,
@@ -204,6 +206,14 @@ def test_joint_embeddings_are_trained_watched_and_resumed_as_jepas_are(
     assert all(("momentum" in row) == has_target for row in rows if "learning_rate" in row)
     untrained = weights(joint(objective, **options))
     assert not torch.equal(weights(whole), untrained)
+
+
+@pytest.mark.parametrize("made", [module, lambda: joint(LeJEPA)], ids=["jepa", "lejepa"])
+def test_weights_may_be_of_bfloat16_alone(tmp_path, made):
+    trained = weights(train(tmp_path, pretraining=made(), precision="bf16-true"))
+    assert trained.dtype == torch.bfloat16
+    assert trained.isfinite().all()
+    assert not torch.equal(trained, weights(made()).bfloat16())
 
 
 def test_directions_are_drawn_at_each_step_and_not_for_each_rank(monkeypatch):
