@@ -48,6 +48,11 @@ def patchify(images: Pixels, patch_size: int, tubelet_size: int = 1) -> Float[Te
 
 def take(tokens: Float[Tensor, "B N D"], index: Int64[Tensor, "B *K"]) -> Float[Tensor, "B *K D"]:
     """Rows of `tokens` named by `index`, for each sample of the batch; any index shape [B, ...]."""
+    if len(index) != len(tokens):  # of fewer, gather would leave out the last samples
+        raise ValueError(
+            f"expected an index for each of {len(tokens)} samples, got {len(index)}: draw masks for "
+            f"all of them, sample(grid, {len(tokens)}, generator)"
+        )
     flat = index.flatten(1)
     picked = tokens.gather(1, flat[..., None].expand(-1, -1, tokens.shape[-1]))
     return picked.reshape(*index.shape, tokens.shape[-1])

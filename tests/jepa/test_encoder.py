@@ -197,6 +197,16 @@ def test_take_is_indexing():
     assert torch.equal(take(tokens, index), expected)
 
 
+def test_masks_of_fewer_samples_than_there_are_images_are_refused():
+    predictor = Predictor(encoder_dim=32, native_grid=(4, 4), dim=24, depth=1, heads=2)
+    masks = Masks(torch.tensor([[0, 1, 2]]), torch.tensor([[[5, 6], [9, 10]]]))
+    with pytest.raises(ValueError, match=r"each of 4 samples, got 1: draw masks for all"):
+        JEPA(encoder=small(), predictor=predictor)(torch.randn(4, 3, 32, 32), masks)
+    rotary = small(positions="rope")
+    with pytest.raises(ValueError, match="each of 4 samples, got 1"):
+        rotary(torch.randn(4, 3, 32, 32), masks.context)
+
+
 def test_target_follows_as_a_weighted_mean_in_float64_and_copies_buffers():
     torch.manual_seed(0)
     slow, fast = nn.BatchNorm1d(6), nn.BatchNorm1d(6)
