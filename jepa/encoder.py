@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
+from jepa.choices import check_choice
 from jepa.patches import PatchEmbed, grid_of, take
 from jepa.positions import Positions, sincos
 from jepa.rope import Rope, rope_table
@@ -56,6 +57,7 @@ class VisionTransformer(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
+        check_choice("positions", positions, Positions)
         if image_size % patch_size:
             raise ValueError(
                 f"image_size {image_size} is not a multiple of patch_size {patch_size}"

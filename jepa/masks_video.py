@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 
+from jepa.choices import check_choice
 from jepa.masks import (
     block_size,
     first_good,
@@ -71,6 +72,7 @@ class TubeBlockMasks:
         for name in ("blocks", "min_keep", "attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_choice("truncation", self.truncation, Truncation)
         if self.truncation == "tubes" and _range(self.time)[0] < 1:
             raise ValueError(
                 "truncation='tubes' keeps whole tubes, so blocks must last for the whole clip, "

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepa.choices import check_choice
 from jepa.encoder import VisionTransformer
 from jepa.levels import Levels
 from jepa.losses import DISTANCES, Distance, Regulariser
@@ -79,6 +80,7 @@ class JEPA(Objective):
         regulariser: Regulariser | None = None,
     ) -> None:
         super().__init__()
+        check_choice("distance", distance, Distance)
         self.encoder = encoder
         self.predictor = predictor
         self.target = EMATarget(encoder)

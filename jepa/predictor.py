@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
+from jepa.choices import check_choice
 from jepa.linear import Linear
 from jepa.patches import take
 from jepa.positions import Positions, sincos
@@ -46,6 +47,7 @@ class Predictor(nn.Module):
         positions: Positions = "sincos",
     ) -> None:
         super().__init__()
+        check_choice("positions", positions, Positions)
         self.config: dict[str, Any] = dict(
             encoder_dim=encoder_dim,
             native_grid=list(native_grid),

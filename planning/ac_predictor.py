@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from jepa.attention import attend
 from jepa.blocks import LAYER_NORM, init_transformer, transformer_blocks
+from jepa.choices import check_choice
 from jepa.rope import Rope, RopeStyle, rope_table
 from jepa.shapes import Grid
 from jepa.tables import shared_table
@@ -62,6 +63,7 @@ class ActionConditionedPredictor(nn.Module):
         positions: RopeStyle = "rope",
     ) -> None:
         super().__init__()
+        check_choice("positions", positions, RopeStyle)
         self.config: dict[str, Any] = dict(
             encoder_dim=encoder_dim,
             grid=list(grid),

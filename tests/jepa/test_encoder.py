@@ -1,6 +1,8 @@
 """Encoder, predictor and target against plain computations."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -189,6 +191,40 @@ def test_a_frozen_encoder_in_bfloat16_takes_bytes():
     latents = frozen.bfloat16()(images)
     assert latents.dtype == torch.bfloat16
     torch.testing.assert_close(latents.float(), expected, atol=0.1, rtol=0)
+
+
+# in a process of its own: here beartype would refuse them before
+MISSPELT = """
+from jepa.encoder import VisionTransformer
+from jepa.masks_video import TubeBlockMasks
+from jepa.model import JEPA
+from jepa.planning.ac_predictor import ActionConditionedPredictor
+from jepa.predictor import Predictor
+
+sizes = dict(dim=24, depth=1, heads=2)
+for misspelt in (
+    lambda: VisionTransformer(positions="RoPE", **sizes),
+    lambda: Predictor(24, (4, 4), positions="RoPE", **sizes),
+    lambda: ActionConditionedPredictor(24, (4, 4), positions="RoPE", **sizes),
+    lambda: TubeBlockMasks(truncation="tube"),
+    lambda: JEPA(encoder=None, predictor=None, distance="huber"),
+):
+    try:
+        misspelt()
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_misspelt_choices_are_refused_with_those_that_there_are():
+    done = subprocess.run([sys.executable, "-c", MISSPELT], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "positions is one of ['sincos', 'rope', 'rope_legacy']; got 'RoPE'",
+        "positions is one of ['sincos', 'rope', 'rope_legacy']; got 'RoPE'",
+        "positions is one of ['rope', 'rope_legacy']; got 'RoPE'",
+        "truncation is one of ['random', 'tubes', 'first']; got 'tube'",
+        "distance is one of ['smooth_l1', 'l1', 'mse']; got 'huber'",
+    ], done.stderr
 
 
 def test_take_is_indexing():
