@@ -75,6 +75,21 @@ def first_good(
     return *best, counts
 
 
+SAMPLED = {
+    2: ("images, of (h, w) patches", "TubeBlockMasks, RandomTubeMasks or CausalMasks"),
+    3: ("clips, of (t, h, w) patches", "MultiBlockMasks"),
+}
+
+
+def check_grid(sampler: object, grid: Grid, axes: int) -> None:
+    """Raises ValueError unless a grid has the axes that a sampler masks."""
+    if len(grid) != axes:
+        what, instead = SAMPLED[axes]
+        raise ValueError(
+            f"{type(sampler).__name__} masks {what}; got a grid {grid}: use {instead}"
+        )
+
+
 def uniform(generator: torch.Generator, *shape: int) -> Float32[np.ndarray, "*S"]:
     """Random numbers in [0, 1), drawn on the generator's device, whatever torch's default type."""
     drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float32)
@@ -165,6 +180,7 @@ class MultiBlockMasks:
         torch. The same generator state gives the same masks. Raises ValueError where a target
         block and a context block cannot both fit, as on a 1x1 grid.
         """
+        check_grid(self, grid, 2)
         scale, aspect, context_scale = self._sizes(generator)
         target = block_size(grid, scale, aspect)
         context = block_size(grid, context_scale, 1.0)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from jepa.masks import block_tokens, first_tokens, uniform
+from jepa.masks import block_tokens, check_grid, first_tokens, uniform
 from jepa.shapes import Grid, Masks
 
 
@@ -45,6 +45,7 @@ class ReferenceMultiBlockMasks:
         Raises ValueError on grids on which the published code never ends: where even the whole
         context block has `min_keep` tokens or fewer.
         """
+        check_grid(self, grid, 2)
         if min(grid) < 2:
             raise ValueError(f"the published sampler needs at least a 2x2 grid; got {grid}")
         u, v = uniform(generator, 2).tolist()

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32
 from jepa.choices import check_choice
 from jepa.masks import (
     block_size,
+    check_grid,
     first_good,
     first_tokens,
     random_subset,
@@ -85,6 +86,7 @@ class TubeBlockMasks:
         A block that would hide the whole of a coarse grid is made one row or column smaller.
         Raises ValueError where there is no room for that.
         """
+        check_grid(self, grid, 3)
         size = self._size(grid, generator)
         if self.truncation == "tubes":
             fewest = math.ceil(self.min_keep / grid[0])
@@ -143,6 +145,7 @@ class RandomTubeMasks:
 
     def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks:
         """Masks for `batch` clips of `grid` (t, h, w) patches; targets [batch, 1, Nt]."""
+        check_grid(self, grid, 3)
         places = math.prod(grid[1:])
         if places < 2:
             raise ValueError(f"nothing to hide and to see on a {grid} grid: 2 patches are needed")
@@ -171,6 +174,7 @@ class CausalMasks:
 
     def sample(self, grid: Grid, batch: int, generator: torch.Generator) -> Masks:
         """Masks for `batch` clips of `grid` (t, h, w) patches; targets [batch, 1, Nt]."""
+        check_grid(self, grid, 3)
         if grid[0] < 2:
             raise ValueError(f"a future needs 2 tubelets or more; the grid is {grid}")
         low, high = _range(self.seen)

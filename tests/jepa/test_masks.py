@@ -138,6 +138,12 @@ def test_a_grid_of_one_token_is_refused_with_advice():
         MultiBlockMasks().sample((1, 1), 2, seeds.generator(0))
 
 
+@pytest.mark.parametrize("sampler", [MultiBlockMasks(), ReferenceMultiBlockMasks()])
+def test_a_grid_of_clips_is_refused_with_the_samplers_for_it(sampler):
+    with pytest.raises(ValueError, match=r"masks images.*\(2, 6, 6\): use TubeBlockMasks"):
+        sampler.sample((2, 6, 6), 2, seeds.generator(0))
+
+
 def published_sampler(grid, batch, rng):
     """The published procedure, image by image, with Python's loops; for comparison only."""
     import math

@@ -90,6 +90,12 @@ def test_masks_of_clips_do_not_depend_on_torchs_default_type(sampler, default):
     assert torch.equal(masks.targets, expected.targets)
 
 
+@pytest.mark.parametrize("sampler", [SHORT, MaskGroups(), RandomTubeMasks(), CausalMasks()])
+def test_a_grid_of_images_is_refused_with_the_sampler_for_it(sampler):
+    with pytest.raises(ValueError, match=r"masks clips.*\(6, 6\): use MultiBlockMasks"):
+        sampler.sample((6, 6), 2, seeds.generator(0))
+
+
 def test_the_border_is_covered():
     covered = np.zeros((14, 14), dtype=int)
     for step in range(40):
