@@ -21,7 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Normalize(nn.Module):
     """Pixels to what an encoder was trained on: (x - mean) / std per channel, on the device.
 
-    uint8 images are first divided by 255; float images are expected in [0, 1].
+    uint8 images are first divided by 255; float images are expected in [0, 1]. One mean and std
+    are for all channels.
     """
 
     shift: Tensor
@@ -38,6 +39,11 @@ class Normalize(nn.Module):
     def forward(
         self, images: UInt8[Tensor, "B C *T H W"] | Float[Tensor, "B C *T H W"]
     ) -> Float[Tensor, "B C *T H W"]:
+        if len(self.mean) not in (1, images.shape[1]):
+            raise ValueError(
+                f"expected images [B, C, H, W] or clips [B, C, T, H, W] of C = {len(self.mean)} "
+                f"channels, as there are means; got {tuple(images.shape)}"
+            )
         pixels = images if images.is_floating_point() else images.to(self.shift.dtype) / 255
         channels = (-1, *(1,) * (images.ndim - 2))
         return (pixels - self.shift.view(channels)) / self.scale.view(channels)
@@ -53,6 +59,9 @@ def device_of(model: object, otherwise: torch.device = CPU) -> torch.device:
 
 class FrozenEncoder(nn.Module):
     """An encoder with its own pixel normalisation, without gradients, always in eval mode.
+
+    It freezes the very module that it is given, in place: to measure an encoder that goes on
+    learning, give it a copy.
 
     Args:
         encoder: a VisionTransformer, or anything with its `forward`, `layers`, `layer_names`,

@@ -289,6 +289,15 @@ def test_an_encoder_survives_the_disk(tmp_path):
     assert other.fingerprint() != frozen.fingerprint()
 
 
+@pytest.mark.parametrize("size", [(2, 1, 32, 32), (2, 4, 32, 32), (2, 32, 32, 3)], ids=str)
+def test_images_of_other_channels_than_there_are_means_are_refused(size):
+    frozen = FrozenEncoder(small(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    with pytest.raises(ValueError, match=r"\[B, C, H, W\] .* of C = 3 channels, .* got \(2, "):
+        frozen(torch.rand(size))
+    with pytest.raises(ValueError, match="expected 3 channels"):  # one mean is for any number
+        FrozenEncoder(small())(torch.rand(2, 1, 32, 32))
+
+
 def test_a_missing_or_foreign_encoder_is_explained(tmp_path):
     with pytest.raises(FileNotFoundError, match="has the pretraining ended"):
         load_frozen_encoder(tmp_path)
