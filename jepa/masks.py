@@ -85,9 +85,7 @@ def check_grid(sampler: object, grid: Grid, axes: int) -> None:
     """Raises ValueError unless a grid has the axes that a sampler masks."""
     if len(grid) != axes:
         what, instead = SAMPLED[axes]
-        raise ValueError(
-            f"{type(sampler).__name__} masks {what}; got a grid {grid}: use {instead}"
-        )
+        raise ValueError(f"{type(sampler).__name__} masks {what}; got a grid {grid}: use {instead}")
 
 
 def uniform(generator: torch.Generator, *shape: int) -> Float32[np.ndarray, "*S"]:

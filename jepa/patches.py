@@ -50,8 +50,8 @@ def take(tokens: Float[Tensor, "B N D"], index: Int64[Tensor, "B *K"]) -> Float[
     """Rows of `tokens` named by `index`, for each sample of the batch; any index shape [B, ...]."""
     if len(index) != len(tokens):  # of fewer, gather would leave out the last samples
         raise ValueError(
-            f"expected an index for each of {len(tokens)} samples, got {len(index)}: draw masks for "
-            f"all of them, sample(grid, {len(tokens)}, generator)"
+            f"expected an index for each of {len(tokens)} samples, got {len(index)}: draw masks "
+            f"for all of them, sample(grid, {len(tokens)}, generator)"
         )
     flat = index.flatten(1)
     picked = tokens.gather(1, flat[..., None].expand(-1, -1, tokens.shape[-1]))

@@ -115,7 +115,7 @@ def test_hidden_widths_are_theirs_where_the_ratio_does_not_give_a_whole_number(r
 
 
 def test_every_hidden_width_that_a_file_may_have_is_read(tmp_path):
-    for dim in range(8, 1409, 8):
+    for dim in (24, 96, 176, 384, 1408):
         assert all(int(dim * ratio_of(h, dim)) == h for h in range(4, 6 * dim, 4))
     dim, hidden = 176, 960  # 176 * (960 / 176) is less than 960
     sizes = {"image_size": 16, "patch_size": 8, "dim": dim, "depth": 1, "heads": 2}
