@@ -22,7 +22,7 @@ from jepa.ranks import largest
 
 logger = logging.getLogger(__name__)
 
-AGREEMENT = 10  # batches after which several ranks ask one another whether to stop
+AGREEMENT = 10  # batches after which several ranks ask one another whether to stop, at a step's end
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -57,7 +57,8 @@ class ResumePoint(Callback):
 
     The first SIGTERM or Ctrl-C lets the running step finish, saves, and ends training with
     `interrupted` set; a second Ctrl-C interrupts at once. In a job of SLURM, SIGUSR1 does so too,
-    and has the job queued again. Several ranks stop together, at most `AGREEMENT` batches later.
+    and has the job queued again. Several ranks stop together, after at most `AGREEMENT` batches, or
+    one step of more. Nothing is saved in the middle of a step, while gradients accumulate.
 
     Weights that are NaN or infinite are not saved: NonFiniteError, and the file before is kept.
     """
@@ -67,10 +68,11 @@ class ResumePoint(Callback):
             raise ValueError(f"every_n_steps must be at least 1; got {every_n_steps}")
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.interrupted: signal.Signals | None = None
-        self._saved_step = -1
+        self._step = 0  # optimiser steps that had ended at the batch before
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
         if trainer.is_global_zero:  # what kills in the middle of writing have left
             for part in self.path.parent.glob(".*.part"):
                 part.unlink(missing_ok=True)
@@ -92,17 +94,19 @@ class ResumePoint(Callback):
         batch_idx: int,
     ) -> None:
         step, last = trainer.global_step, trainer.global_step >= trainer.max_steps
-        stop = self._agreed(trainer, batch_idx)
-        due = last or stop or step % self.every_n_steps == 0
-        if due and step != self._saved_step:
+        if step == self._step:
+            return
+        self._step = step
+        stop = self._agreed(trainer)
+        if last or stop or step % self.every_n_steps == 0:
             self._save(trainer, pl_module)
         if stop and not last:
             trainer.should_stop = True
 
-    def _agreed(self, trainer: Trainer, batch_idx: int) -> bool:
+    def _agreed(self, trainer: Trainer) -> bool:
         """Whether any rank was told to stop; then `interrupted` is set on all of them."""
         if trainer.world_size > 1:
-            if (batch_idx + 1) % AGREEMENT:
+            if trainer.global_step % max(1, AGREEMENT // trainer.accumulate_grad_batches):
                 return False
             number = largest(self.interrupted or 0, trainer.strategy.root_device)
             self.interrupted = signal.Signals(number) if number else None
@@ -118,7 +122,6 @@ class ResumePoint(Callback):
                 "learning rate, a longer warm-up or gradient clipping may help"
             )
         trainer.save_checkpoint(self.path)
-        self._saved_step = step
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()

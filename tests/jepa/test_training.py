@@ -84,29 +84,28 @@ def module(steps=STEPS, **changes):
     )
 
 
-def train(
-    out, *, resume=False, callbacks=(), accumulate=1, pretraining=None, precision="bf16-mixed"
-):
+def train(out, *, resume=False, callbacks=(), accumulate=1, pretraining=None, data=None, **changes):
     """One run; returns its module."""
     pretraining = pretraining or module()
-    trainer = Trainer(
-        max_steps=pretraining.optimisation.steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        precision=precision,
-        accumulate_grad_batches=accumulate,
-        logger=MetricsLog(Path(out) / "metrics.jsonl"),
-        log_every_n_steps=1,
-        callbacks=[*callbacks, ResumePoint(Path(out) / "last.ckpt", every_n_steps=4)],
-        plugins=[SafeCheckpointIO()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-    )
+    options = {
+        "max_steps": pretraining.optimisation.steps,
+        "max_epochs": -1,
+        "accelerator": "cpu",
+        "precision": "bf16-mixed",
+        "accumulate_grad_batches": accumulate,
+        "logger": MetricsLog(Path(out) / "metrics.jsonl"),
+        "log_every_n_steps": 1,
+        "callbacks": [*callbacks, ResumePoint(Path(out) / "last.ckpt", every_n_steps=4)],
+        "plugins": [SafeCheckpointIO()],
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "use_distributed_sampler": False,
+    }
+    trainer = Trainer(**options | changes)
     last = Path(out) / "last.ckpt"
     ckpt = last if resume and last.exists() else None
-    data = Data(views=pretraining.masks is None)
+    data = data or Data(views=pretraining.masks is None)
     trainer.fit(pretraining, datamodule=data, ckpt_path=ckpt, weights_only=True)
     return pretraining
 
@@ -171,6 +170,46 @@ def test_told_to_stop_it_saves_the_running_step_and_goes_on_identically(
     assert load_tensors_only(tmp_path / "last.ckpt")["global_step"] == 7
     assert signal.getsignal(number) == before
     assert torch.equal(weights(train(tmp_path, resume=True)), undisturbed)
+
+
+class AtBatch(lightning.Callback):
+    """Does something before a batch, by its number, is learnt from."""
+
+    def __init__(self, batch, act):
+        self.batch, self.act = batch, act
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == self.batch:
+            self.act(batch)
+
+
+def tell_to_stop(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory):
+    return weights(train(tmp_path_factory.mktemp("whole"), accumulate=3, pretraining=module(6)))
+
+
+@pytest.mark.parametrize("batch", [6, 7, 8])
+def test_told_to_stop_while_gradients_accumulate_it_ends_the_step_first(
+    tmp_path, accumulated, batch
+):
+    def run(**how):
+        return train(tmp_path, accumulate=3, pretraining=module(6), **how)
+
+    run(callbacks=[AtBatch(batch, tell_to_stop)])
+    assert load_tensors_only(tmp_path / "last.ckpt")["global_step"] == 3
+    assert torch.equal(weights(run(resume=True)), accumulated)
+
+
+def test_nothing_is_saved_before_the_first_step_has_ended(tmp_path, accumulated):
+    seen = []
+    look = AtBatch(2, lambda _: seen.extend(tmp_path.glob("last.ckpt")))
+    run = train(tmp_path, accumulate=3, pretraining=module(6), callbacks=[look])
+    assert not seen
+    assert torch.equal(weights(run), accumulated)
 
 
 def joint(objective, **options):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from jepa.files import load_tensors_only
 from jepa.metrics_log import read_metrics
 from jepa.recipes.cli import main
+from jepa.training import Pretraining
 from tests.forked import Forked, all_ended
 from tests.recipes.small_run import STEPS, arguments, made_images
 
@@ -134,6 +135,24 @@ def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path)
     Ranks(tmp_path, [*arguments(tmp_path / "two", data), *SHARDS, *stage]).ended()
     assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
     same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def test_two_ranks_of_which_one_is_told_to_stop_end_the_same_step(data, tmp_path, monkeypatch):
+    """While gradients accumulate, too: nothing is saved in the middle of a step."""
+
+    def tell(self, batch, batch_idx):
+        if self.global_rank == 1 and batch_idx == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    two = [*TWO, "--accumulate=3", "--optimisation.steps=5", "--optimisation.warmup_steps=1"]
+    Ranks(tmp_path, [*arguments(tmp_path / "whole", data), *two]).ended()
+    monkeypatch.setattr(Pretraining, "on_train_batch_start", tell)
+    resumed = [*arguments(tmp_path / "out", data), *two, "--resume"]
+    for rank in Ranks(tmp_path, resumed).ranks:
+        rank.ended(128 + signal.SIGTERM)
+    assert load_tensors_only(tmp_path / "out" / "last.ckpt")["global_step"] == 3
+    Ranks(tmp_path, resumed).ended()
+    assert weights(tmp_path / "out") == weights(tmp_path / "whole")
 
 
 @pytest.mark.slow
