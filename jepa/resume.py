@@ -69,6 +69,7 @@ class ResumePoint(Callback):
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.interrupted: signal.Signals | None = None
         self._step = 0  # optimiser steps that had ended at the batch before
+        self._unsaved = False  # whether one has just ended
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,11 +94,12 @@ class ResumePoint(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        step, last = trainer.global_step, trainer.global_step >= trainer.max_steps
-        if step == self._step:
+        step = trainer.global_step
+        self._unsaved = step != self._step
+        if not self._unsaved:  # in the middle of a step
             return
         self._step = step
-        stop = self._agreed(trainer)
+        last, stop = all_steps_taken(trainer), self._agreed(trainer)
         if last or stop or step % self.every_n_steps == 0:
             self._save(trainer, pl_module)
         if stop and not last:
@@ -122,10 +124,13 @@ class ResumePoint(Callback):
                 "learning rate, a longer warm-up or gradient clipping may help"
             )
         trainer.save_checkpoint(self.path)
+        self._unsaved = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._unsaved:  # nobody knows the last step of a run of epochs before
+            self._save(trainer, pl_module)
         self._restore_handlers()
-        unfinished = trainer.global_step < trainer.max_steps
+        unfinished = not all_steps_taken(trainer)
         if self.interrupted == signal.SIGUSR1 and unfinished and trainer.is_global_zero:
             requeue()
 
@@ -138,6 +143,11 @@ class ResumePoint(Callback):
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         self._previous_handlers.clear()
+
+
+def all_steps_taken(trainer: Trainer) -> bool:
+    """Whether this was the last step; never of a run that only its epochs limit."""
+    return 0 <= trainer.max_steps <= trainer.global_step
 
 
 def requeue() -> None:

@@ -212,6 +212,30 @@ def test_nothing_is_saved_before_the_first_step_has_ended(tmp_path, accumulated)
     assert torch.equal(weights(run), accumulated)
 
 
+def test_a_run_of_epochs_is_saved_stopped_and_resumed_as_one_of_steps_is(tmp_path, monkeypatch):
+    saved, save = [], SafeCheckpointIO.save_checkpoint
+
+    def noted(self, checkpoint, *where, **how):
+        saved.append(checkpoint["global_step"])
+        save(self, checkpoint, *where, **how)
+
+    def run(folder, epochs=2, **how):
+        saved.clear()
+        lengths = {"max_steps": -1, "max_epochs": epochs, "limit_train_batches": 5}
+        lengths["reload_dataloaders_every_n_epochs"] = 1  # data go on with the step
+        return weights(train(tmp_path / folder, pretraining=module(10), **lengths, **how))
+
+    monkeypatch.setattr(SafeCheckpointIO, "save_checkpoint", noted)
+    whole = run("whole")
+    assert saved == [4, 8, 10]
+    run("parts", callbacks=[AtBatch(1, tell_to_stop)])
+    assert saved == [2]
+    assert torch.equal(run("parts", resume=True), whole)
+    run("longer", epochs=1)
+    assert saved == [4, 5]
+    assert torch.equal(run("longer", resume=True), whole)
+
+
 def joint(objective, **options):
     torch.manual_seed(0)
     encoder = VisionTransformer(image_size=24, patch_size=4, channels=1, dim=16, depth=1, heads=2)
