@@ -28,6 +28,8 @@ class Guard:
 
     Args:
         folder: gets `step_12_rank_0.safetensors` for each such batch: its tensors and losses.
+            Of several that are accumulated for a step the later ones are
+            `step_12_batch_1_rank_0.safetensors` and so on.
         most: such batches over the whole run, those before a resume too; one more ends it.
     """
 
@@ -36,15 +38,25 @@ class Guard:
             raise ValueError(f"most is a number of batches, at least 0; got {most}")
         self.folder, self.most = Path(folder), most
 
-    def passes(self, losses: Mapping[str, Tensor], batch: Any, *, step: int, rank: int) -> bool:
-        """Whether to learn from a batch, a NamedTuple, of these losses.
+    def passes(
+        self,
+        losses: Mapping[str, Tensor],
+        batch: Any,
+        *,
+        step: int,
+        rank: int,
+        micro_batch: int = 0,
+    ) -> bool:
+        """Whether to learn from a batch, a NamedTuple, of these losses; of those that are
+        accumulated for a step, it is number `micro_batch`.
 
         Raises NonFiniteError when there were too many.
         """
         every = torch.stack(list(losses.values()))
         mine = not every.isfinite().all().item()
         if mine:
-            path = self.folder / f"step_{step}_rank_{rank}.safetensors"
+            place = f"step_{step}" + (f"_batch_{micro_batch}" if micro_batch else "")
+            path = self.folder / f"{place}_rank_{rank}.safetensors"
             kept = {k: v for k, v in batch._asdict().items() if isinstance(v, Tensor)}
             kept |= {f"loss/{name}": value for name, value in losses.items()}
             write_safetensors(path, kept, {"step": str(step), "rank": str(rank)})

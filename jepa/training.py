@@ -137,12 +137,12 @@ class Pretraining(LightningModule):
         """One batch: {"loss", "context"}, and "target" where there is one; these two detached.
         None where the guard has it passed over."""
         output = self.outcome(batch)
+        place = dict(step=self.global_step, micro_batch=self._micro_batch, rank=self.global_rank)
         self._micro_batch += 1
         losses = {name: value.detach() for name, value in output.losses.items()}
         loss = torch.stack(list(output.losses.values())).sum()
         self.log_dict({f"loss/{name}": value for name, value in losses.items()})
         self.log("loss", loss.detach())
-        place = {"step": self.global_step, "rank": self.global_rank}
         if self.guard is not None and not self.guard.passes(losses, batch, **place):
             return None
         target = {} if output.target is None else {"target": output.target}

@@ -19,6 +19,7 @@ from jepa.diagnostics import feature_std, rankme
 from jepa.encoder import VisionTransformer
 from jepa.files import atomic_path, load_tensors_only
 from jepa.frozen import Normalize
+from jepa.guard import Guard, NonFiniteError
 from jepa.masks import MultiBlockMasks
 from jepa.metrics_log import MetricsLog, read_metrics
 from jepa.model import JEPA
@@ -234,6 +235,34 @@ def test_a_run_of_epochs_is_saved_stopped_and_resumed_as_one_of_steps_is(tmp_pat
     run("longer", epochs=1)
     assert saved == [4, 5]
     assert torch.equal(run("longer", resume=True), whole)
+
+
+def spoil(batch):
+    batch.images.fill_(torch.nan)
+
+
+def test_each_of_the_batches_of_a_step_is_kept_and_counted(tmp_path):
+    class Floats(Data):
+        def on_before_batch_transfer(self, batch, _):
+            return Batch(batch.images / 255)
+
+    def run(*bad, steps=3):
+        pretraining = module(steps)
+        pretraining.guard = Guard(tmp_path, most=3)
+        train(
+            tmp_path,
+            accumulate=3,
+            pretraining=pretraining,
+            data=Floats(),
+            callbacks=[AtBatch(batch, spoil) for batch in bad],
+        )
+
+    with pytest.raises(NonFiniteError, match="the loss of 4 batches"):
+        run(0, 1, 2, 3)
+    names = ["step_0_batch_1_rank_0", "step_0_batch_2_rank_0", "step_0_rank_0", "step_1_rank_0"]
+    assert [path.stem for path in sorted(tmp_path.glob("*.safetensors"))] == names
+    (tmp_path / "step_1_rank_0.safetensors").unlink()
+    run(0, 1, 2)  # the same again
 
 
 def joint(objective, **options):
