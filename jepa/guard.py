@@ -24,7 +24,7 @@ class Guard:
     """Lets no loss that is NaN or infinite into the weights.
 
     Whether a step is passed over depends on the step alone, so a resumed run passes over the same.
-    Of several ranks all pass over it.
+    Of several ranks all pass over it, with all the batches that are accumulated for it.
 
     Args:
         folder: gets `step_12_rank_0.safetensors` for each such batch: its tensors and losses.

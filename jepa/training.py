@@ -36,7 +36,8 @@ class Optimisation:
         betas: of AdamW.
         momentum: (start, end) of the target's momentum, on a line (Assran et al. 2023).
         gradient_clip: largest gradient norm; None clips nothing.
-        most_not_finite: batches whose loss may be NaN or infinite; they are kept and passed over.
+        most_not_finite: batches whose loss may be NaN or infinite; they are kept, and their steps
+            passed over.
     """
 
     steps: int
@@ -126,6 +127,7 @@ class Pretraining(LightningModule):
         self.model, self.masks, self.normalize = model, masks, normalize
         self.optimisation, self.seed, self.guard = optimisation, seed, guard
         self._micro_batch = 0  # since the last optimiser step, with gradient accumulation
+        self._passed_over = False  # whether the guard refuses one of these
 
     def configure_model(self) -> None:
         """Shares the weights among the ranks, where the strategy is Lightning's
@@ -133,9 +135,9 @@ class Pretraining(LightningModule):
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh["data_parallel"])
 
-    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """One batch: {"loss", "context"}, and "target" where there is one; these two detached.
-        None where the guard has it passed over."""
+        Only the loss where the guard has the step passed over."""
         output = self.outcome(batch)
         place = dict(step=self.global_step, micro_batch=self._micro_batch, rank=self.global_rank)
         self._micro_batch += 1
@@ -144,7 +146,8 @@ class Pretraining(LightningModule):
         self.log_dict({f"loss/{name}": value for name, value in losses.items()})
         self.log("loss", loss.detach())
         if self.guard is not None and not self.guard.passes(losses, batch, **place):
-            return None
+            self._passed_over = True
+            return {"loss": loss}
         target = {} if output.target is None else {"target": output.target}
         return {"loss": loss, "context": output.context.detach()} | target
 
@@ -185,6 +188,12 @@ class Pretraining(LightningModule):
             fused=True,
         )
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A step that is passed over has no gradients: the same on all ranks, who have all gone
+        through the backward pass, as DDP and FSDP2 expect of them."""
+        if self._passed_over:
+            optimizer.zero_grad()
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
@@ -209,7 +218,7 @@ class Pretraining(LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         momentum = schedule.momentum_at(step)
         self.model.follow(momentum)
-        self._micro_batch = 0
+        self._micro_batch, self._passed_over = 0, False
         self.log("learning_rate", schedule.learning_rate_at(step))
         if "target" in self.model.encoders:
             self.log("momentum", momentum)

@@ -65,7 +65,7 @@ class CollapseWatch(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if trainer.global_step % self.every_n_steps or not outputs:
+        if trainer.global_step % self.every_n_steps or "context" not in outputs:
             return
         values = watched(outputs["context"], outputs.get("target"))
         pl_module.log_dict({f"watch/{name}": value for name, value in values.items()})

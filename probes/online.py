@@ -143,10 +143,11 @@ class OnlineProbes(Callback):
         return values, probes
 
     def _mean_loss(self) -> Estimate | None:
-        """Over the steps since the last evaluation, which are forgotten."""
-        if len(self._losses) < 2:
+        """Over the steps since the last evaluation, which are forgotten; of finite losses."""
+        finite = [loss for loss in self._losses if loss.isfinite()]
+        if len(finite) < 2:
             return None
-        losses = torch.stack(self._losses).cpu().double()
+        losses = torch.stack(finite).cpu().double()
         self._losses.clear()
         return Estimate(losses.mean().item(), (losses.std() / len(losses) ** 0.5).item())
 

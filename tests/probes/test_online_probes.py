@@ -210,6 +210,12 @@ def test_the_loss_between_evaluations_is_what_training_saw(tmp_path):
     assert judged[-1].probes["linear"].value == last["online/target/linear_top1"]
 
 
+def test_losses_of_steps_that_are_passed_over_do_not_count():
+    watching = probes(3)
+    watching._losses = [torch.tensor(loss) for loss in (1.0, np.nan, 3.0)]
+    assert watching._mean_loss().value == 2
+
+
 def test_a_loss_that_falls_in_vain_is_warned_of_once(caplog):
     watching = probes(1)
     for step in range(0, 7000, 1000):

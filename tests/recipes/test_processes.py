@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from jepa.files import load_tensors_only
 from jepa.metrics_log import read_metrics
+from jepa.ranks import world_size
 from jepa.recipes.cli import main
 from jepa.training import Pretraining
 from tests.forked import Forked, all_ended
@@ -134,6 +135,35 @@ def test_weights_in_shards_survive_a_kill_and_begin_a_next_stage(data, tmp_path)
     stage = [*options, f"--stage_from={tmp_path / 'whole'}", "--optimisation.learning_rate=1e-4"]
     Ranks(tmp_path, [*arguments(tmp_path / "two", data), *SHARDS, *stage]).ended()
     assert main([*arguments(tmp_path / "one", data), *stage, "--accumulate=2"]) == 0
+    same_weights(tmp_path / "one", tmp_path / "two")
+
+
+def spoil(monkeypatch):
+    """The second of all batches of step 5 gives NaN, whoever has it."""
+    outcome = Pretraining.outcome
+
+    def spoilt(self, batch):
+        found = outcome(self, batch)
+        part = self._micro_batch * world_size() + self.global_rank
+        if (self.global_step, part) == (5, 1):
+            found.losses["prediction"] = found.losses["prediction"] * torch.nan
+        return found
+
+    monkeypatch.setattr(Pretraining, "outcome", spoilt)
+
+
+@pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("ddp", 2), ("fsdp", 1)])
+def test_all_ranks_pass_over_the_step_that_one_process_passes_over(
+    data, tmp_path, monkeypatch, strategy, accumulate
+):
+    spoil(monkeypatch)
+    two = [f"--accumulate={accumulate}", "--hardware.devices=2", f"--hardware.strategy={strategy}"]
+    one, steps = f"--accumulate={2 * accumulate}", "--optimisation.steps=8"
+    Ranks(tmp_path, [*arguments(tmp_path / "two", data), *two, steps]).ended()
+    assert main([*arguments(tmp_path / "one", data), one, steps]) == 0
+    for name, kept in (("two", "step_5_rank_1"), ("one", "step_5_batch_1_rank_0")):
+        (path,) = (tmp_path / name / "not_finite").iterdir()
+        assert path.stem == kept
     same_weights(tmp_path / "one", tmp_path / "two")
 
 
