@@ -35,7 +35,7 @@ class Optimisation:
         weight_decay: (start, end) of a cosine; parameters with one dimension have none.
         betas: of AdamW.
         momentum: (start, end) of the target's momentum, on a line (Assran et al. 2023).
-        gradient_clip: largest gradient norm; None clips nothing.
+        gradient_clip: largest gradient norm; None: the Trainer's, which clips nothing unless told.
         most_not_finite: batches whose loss may be NaN or infinite; they are kept, and their steps
             passed over.
     """
@@ -180,12 +180,16 @@ class Pretraining(LightningModule):
         return tuple(masks.to(images.device) for masks in drawn)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over all that learns, one fused call a step."""
+        """AdamW over all that learns, one fused call a step. It is not fused where float16 has the
+        losses scaled, which that call would undo itself, after gradients are clipped; nor where
+        the Trainer clips them, which refuses it."""
+        trainer = self._trainer
+        apart = trainer and (trainer.precision == "16-mixed" or trainer.gradient_clip_val)
         return torch.optim.AdamW(
             decay_groups(self.model),
             lr=self.optimisation.learning_rate,
             betas=self.optimisation.betas,
-            fused=True,
+            fused=None if apart else True,
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -200,11 +204,14 @@ class Pretraining(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips the norm of all gradients, and logs it."""
+        """Clips the norm of all gradients, and logs it; as the Trainer was told to, where
+        `optimisation` has no limit."""
         limit = self.optimisation.gradient_clip
-        if limit is not None:
-            learnt = [p for group in optimizer.param_groups for p in group["params"]]
-            self.log("gradient_norm", gathered(nn.utils.clip_grad_norm_(learnt, limit)))
+        if limit is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        learnt = [p for group in optimizer.param_groups for p in group["params"]]
+        self.log("gradient_norm", gathered(nn.utils.clip_grad_norm_(learnt, limit)))
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None

@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch.utils.data import DataLoader, IterableDataset
 
 from jepa.byol import BYOL
@@ -235,6 +236,29 @@ def test_a_run_of_epochs_is_saved_stopped_and_resumed_as_one_of_steps_is(tmp_pat
     run("longer", epochs=1)
     assert saved == [4, 5]
     assert torch.equal(run("longer", resume=True), whole)
+
+
+def test_the_trainers_clipping_holds_where_the_schedules_have_none(tmp_path):
+    norms = []
+
+    class Norms(lightning.Callback):
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            gradients = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+            norms.extend([torch.stack(gradients).norm().item()] if gradients else [])
+
+    pretraining = module(3, gradient_clip=None)
+    train(tmp_path, pretraining=pretraining, gradient_clip_val=0.1, callbacks=[Norms()])
+    assert norms == pytest.approx([0.1] * 2, rel=1e-4)
+
+
+def test_gradients_are_clipped_as_they_are_where_float16_has_them_scaled(tmp_path):
+    def norm(**how):
+        train(tmp_path, pretraining=module(1, warmup_steps=0), **how)
+        return read_metrics(tmp_path / "metrics.jsonl")[0]["gradient_norm"]
+
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    float16 = norm(precision=None, plugins=[SafeCheckpointIO(), scaled])
+    assert float16 == pytest.approx(norm(precision="32-true"), rel=0.02)
 
 
 def spoil(batch):
