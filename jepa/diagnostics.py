@@ -23,8 +23,10 @@ def rankme(features: Float[Tensor, "N D"], epsilon: float = 1e-7) -> Float[Tenso
     """Effective rank: exp of the entropy of the singular values, normalised to sum 1.
 
     RankMe (Garrido et al. 2023, arXiv:2210.02885, equation 1), on uncentred features. Between
-    1 and min(N, D).
+    1 and min(N, D); NaN where a feature is NaN or infinite.
     """
+    if not features.isfinite().all():
+        return features.new_full((), torch.nan, dtype=torch.float32)
     return _effective_rank(torch.linalg.svdvals(features.float()), epsilon)
 
 

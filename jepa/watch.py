@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -74,8 +74,10 @@ class CollapseWatch(Callback):
     def judge(self, values: Mapping[str, float], step: int) -> None:
         """Warn of every value that is not finite or has fallen too low."""
         for name, value in values.items():
-            highest = self.highest[name] = max(value, self.highest.get(name, value))
-            finite = torch.isfinite(torch.tensor(value)).item()
+            finite = math.isfinite(value)
+            if finite:
+                self.highest[name] = max(value, self.highest.get(name, value))
+            highest = self.highest.get(name, value)
             if name not in self.warned and (not finite or value < self.share * highest):
                 self.warned.add(name)
                 logger.warning(

@@ -30,7 +30,7 @@ from jepa.schedules import warmup_cosine
 from jepa.sigreg import LeJEPA
 from jepa.training import Optimisation, Pretraining, decay_groups
 from jepa.vicreg import VICReg
-from jepa.watch import CollapseWatch
+from jepa.watch import CollapseWatch, watched
 from tests.forked import Forked
 
 STEPS = 14
@@ -437,6 +437,17 @@ def test_collapse_is_said_once_with_a_remedy(caplog):
         watch.judge({"target_std": math.nan}, 150)
     assert [record.args[0] for record in caplog.records] == ["context_std", "target_std"]
     assert "momentum" in caplog.text
+
+
+def test_features_that_are_no_numbers_are_warned_of(caplog):
+    watch, features = CollapseWatch(), torch.randn(4, 3, 8)
+    assert rankme(torch.full((5, 3), math.nan)).isnan()
+    with caplog.at_level(logging.WARNING):
+        watch.judge(watched(features, None), 0)
+        watch.judge(watched(features * math.nan, None), 50)
+    told = [record.args for record in caplog.records]
+    assert [name for name, *_ in told] == ["context_std", "context_rank"]
+    assert all(math.isnan(value) and highest > 0 for _, value, _, highest, _ in told)
 
 
 def test_metrics_continue_where_the_checkpoint_was(tmp_path):
