@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -70,12 +71,19 @@ def told_where(out: Path) -> Iterator[None]:
 
 def stored_config(arguments: Sequence[str]) -> list[str]:
     """`--config` of the run that `--out` names, if it has one."""
-    for i, argument in enumerate(arguments):
-        key, _, value = argument.partition("=")
-        if key == "--out":
-            path = Path(value or arguments[i + 1]) / CONFIG
-            return [f"--config={path}"] if path.is_file() else []
-    return []
+    out = value_of("--out", arguments)
+    path = Path(out) / CONFIG
+    return [f"--config={path}"] if out and path.is_file() else []
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str:
+    """What is last said of an option, as `--key=value` or `--key value`; empty: nothing."""
+    said = ""
+    for argument, following in pairwise([*arguments, ""]):
+        key, equals, value = argument.partition("=")
+        if key == option:
+            said = value if equals else following
+    return said
 
 
 def differences(before: str, now: str) -> list[str]:

@@ -21,10 +21,11 @@ from jepa import seeds
 
 from ..datasets.datamodule import DataModule
 from .commands import did_you_mean
-from .folder import claim, stored_config
+from .folder import claim, stored_config, value_of
 
 # What names data, and is neither null nor a file of options.
 SOURCE = re.compile(r"(?!null$|.*\.(ya?ml|json)$)[^-{\[\s][^{\[]*")
+YES, NO = ("true", "yes", "on"), ("false", "no", "off")  # as YAML has them
 GROWING = ("compare", "features")  # commands that know what each part is of, and add to it
 
 
@@ -34,9 +35,11 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     Where several processes run one command, the first claims the folder, and alone prints.
     """
     parser = parser_of(command)
-    if "--resume" in arguments and not any(a.startswith("--config") for a in arguments):
+    arguments = with_values(command, arguments)
+    resumed = value_of("--resume", arguments).lower() in YES
+    if resumed and not any(a.startswith("--config") for a in arguments):
         arguments = [*stored_config(arguments), *arguments]
-    config = parser.parse_args(with_values(command, arguments))
+    config = parser.parse_args(arguments)
     first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]: Lightning's
     if "out" in config and first and not config.get("dry_run"):
         shown = parser.dump(config, skip_unset=False)
@@ -51,9 +54,12 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
 
 
 def with_values(command: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """The arguments, in which a bare flag, such as --resume, is given its value, and data that are
-    named by their source alone, such as --data=photographs, by --data.source."""
+    """The arguments, in which a bare first one is the value of the first option, a bare flag, such
+    as --resume, is given its value, and data that are named by their source alone, such as
+    --data=photographs, by --data.source."""
     hints = typing.get_type_hints(command)
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{first_option(command)}={arguments[0]}", *arguments[1:]]
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     sets = {
         f"--{name}"
@@ -67,8 +73,14 @@ def with_values(command: Callable[..., Any], arguments: Sequence[str]) -> list[s
         if key in sets and SOURCE.fullmatch(source):
             found.append(f"{key}.source{equals}{value}")
         else:
-            found.append(f"{argument}=true" if argument in flags else argument)
+            bare = argument in flags and following.lower() not in (*YES, *NO)
+            found.append(f"{argument}=true" if bare else argument)
     return found
+
+
+def first_option(command: Callable[..., Any]) -> str:
+    """What a bare first argument stands for, as in `jepa import FILE`."""
+    return next(iter(inspect.signature(command).parameters))
 
 
 def summary(command: Callable[..., Any]) -> str:
@@ -78,10 +90,9 @@ def summary(command: Callable[..., Any]) -> str:
 
 def parser_of(command: Callable[..., Any]) -> Parser:
     """The options of a command are the parameters of its function."""
-    first = next(iter(inspect.signature(command).parameters), "")
-    says = f"{summary(command)} A bare first argument is --{first}."
+    says = f"{summary(command)} A bare first argument is --{first_option(command)}."
     parser = Parser(prog=f"jepa {name_of(command)}", description=says)
-    parser.known, parser.first = sorted(known_keys(command)), first
+    parser.known = sorted(known_keys(command))
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     parser.add_function_arguments(command, fail_untyped=True)
     return parser
@@ -93,20 +104,9 @@ def name_of(command: Callable[..., Any]) -> str:
 
 
 class Parser(ArgumentParser):
-    """Errors in one line, with the nearest known key.
-
-    first: the option that a bare first argument stands for, as in `jepa import FILE`.
-    """
+    """Errors in one line, with the nearest known key."""
 
     known: Sequence[str] = ()
-    first: str = ""
-
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        """As argparse's."""
-        given = list(sys.argv[1:] if args is None else args)
-        if self.first and given and not given[0].startswith("-"):
-            given[0] = f"--{self.first}={given[0]}"
-        return super().parse_args(given, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser of a part; its owner comes back here

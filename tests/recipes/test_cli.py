@@ -207,6 +207,16 @@ def test_stored_config_is_found_for_both_spellings(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 1")
     wanted = [f"--config={tmp_path / 'config.yaml'}"]
     assert stored_config(["--out", str(tmp_path)]) == stored_config([f"--out={tmp_path}"]) == wanted
+    assert stored_config(["--resume", "--out"]) == []
+
+
+def test_a_bare_folder_is_resumed_and_no_is_no(capsys, config, tmp_path):
+    out = str(tmp_path / "run")
+    assert main(["pretrain", out, "--config", str(config)]) == 0
+    assert main(["pretrain", out, "--resume"]) == 0, capsys.readouterr().err
+    for no in (["--resume=false"], ["--resume", "false"], ["--resume", "--resume=no"]):
+        status, printed = failing(capsys, "pretrain", out, "--config", str(config), *no)
+        assert (status, "is not empty" in printed) == (1, True), printed
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "recipes" / "configs").glob("*.yaml"))

@@ -171,3 +171,18 @@ def test_gathering_tells_how_far_it_is_and_nothing_when_all_is_there(tmp_path, c
 def test_errors_say_what_is_wrong(tmp_path, capsys, arguments, hint):
     assert main(["collect", *arguments, f"--out={tmp_path / 'run'}"]) == 1
     assert hint in capsys.readouterr().err
+
+
+RESUMED = (["--resume"], ["--resume=true"], ["--resume", "true"], ["--resume", "True"])
+
+
+@pytest.mark.parametrize("resumed", RESUMED, ids=" ".join)
+def test_all_ways_to_say_resume_go_on_with_the_run(tmp_path, capsys, resumed):
+    ten = ["CartPole-v1", f"--out={tmp_path}", "--episodes", "10", "--max_steps=5"]
+    assert main(["collect", *ten]) == 0
+    assert main(["collect", *ten, *resumed]) == 0, capsys.readouterr().err
+    assert main(["collect", "--out", str(tmp_path), *resumed]) == 0, capsys.readouterr().err
+    assert "10 episodes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["collect", *resumed, "--out"])
+    assert "--out: expected one argument" in capsys.readouterr().err
