@@ -22,12 +22,12 @@ class Identified(Dynamics):
     energy, which is the mean square, per number, of what it foresaw less what came, summed over
     the decisions so far, each counting `forget` times as much as the next.
 
-    States have the entry `memory`: `energy` [B, M], and `foreseen` [B, M, D], the latents that all
-    of them foresee. It takes as many times the computation as there are dynamics.
+    States have the entry `memory`: `energy` [B, M], and `members`, the states by number that all of
+    them foresee. It takes as many times the computation as there are dynamics.
 
     Args:
-        members: dynamics of the same latent, without a memory of their own. The first is followed
-            until another one explains more.
+        members: dynamics of the same latent, each of which remembers by itself. The first is
+            followed until another one explains more.
         forget: in [0, 1): how fast the past is forgotten; 0 looks at the last decision alone.
     """
 
@@ -41,26 +41,44 @@ class Identified(Dynamics):
 
     def start(self, latent: Float[Tensor, "B D"]) -> TensorDict:
         """Nothing is known of the past."""
-        return self._state(latent, latent.new_zeros(len(latent), len(self.members)))
+        members = [member.start(latent) for member in self._members()]
+        return state_of(latent, latent.new_zeros(len(latent), len(members)), members)
 
     def step(self, state: TensorDict, action: Float[Tensor, "B A"]) -> TensorDict:
         """As the dynamics of least energy foresee it."""
-        here = TensorDict({"latent": state["latent"]}, batch_size=state.batch_size)
-        members = cast("list[Dynamics]", list(self.members))
-        after = [member.step(here, action)["latent"] for member in members]
-        foreseen = torch.stack(after, dim=1)
+        members = [
+            member.step(member.observe(own, state["latent"]), action)
+            for member, own in zip(self._members(), members_of(state), strict=True)
+        ]
         energy = state["memory", "energy"]
         best = energy.argmin(dim=1)[:, None, None]
-        stepped = self._state(foreseen.take_along_dim(best, dim=1).squeeze(1), energy)
-        stepped["memory", "foreseen"] = foreseen
-        return stepped
+        latent = latents_of(members).take_along_dim(best, dim=1).squeeze(1)
+        return state_of(latent, energy, members)
 
     def observe(self, state: TensorDict, latent: Float[Tensor, "B D"]) -> TensorDict:
         """The state at the latent that came; the energies tell who foresaw it."""
-        error = (state["memory", "foreseen"] - latent[:, None]).square().mean(dim=-1)
-        return self._state(latent, self.forget * state["memory", "energy"] + error)
+        members = members_of(state)
+        error = (latents_of(members) - latent[:, None]).square().mean(dim=-1)
+        return state_of(latent, self.forget * state["memory", "energy"] + error, members)
 
-    def _state(self, latent: Float[Tensor, "B D"], energy: Float[Tensor, "B M"]) -> TensorDict:
-        foreseen = latent[:, None].expand(-1, len(self.members), -1)
-        memory = TensorDict({"energy": energy, "foreseen": foreseen}, batch_size=[len(latent)])
-        return TensorDict({"latent": latent, "memory": memory}, batch_size=[len(latent)])
+    def _members(self) -> list[Dynamics]:
+        return cast("list[Dynamics]", list(self.members))
+
+
+def state_of(
+    latent: Float[Tensor, "B D"], energy: Float[Tensor, "B M"], members: Sequence[TensorDict]
+) -> TensorDict:
+    """The state of `Identified`."""
+    memory = {"energy": energy, "members": {str(i): own for i, own in enumerate(members)}}
+    return TensorDict({"latent": latent, "memory": memory}, batch_size=[len(latent)])
+
+
+def members_of(state: TensorDict) -> list[TensorDict]:
+    """The states of all members."""
+    members = state["memory", "members"]
+    return [members[str(i)] for i in range(len(members.keys()))]
+
+
+def latents_of(members: Sequence[TensorDict]) -> Float[Tensor, "B M D"]:
+    """What each of them foresees."""
+    return torch.stack([own["latent"] for own in members], dim=1)

@@ -8,8 +8,10 @@ import torch
 
 from jepa import seeds
 from jepa.planning.changed_rooms import ChangedRooms
-from jepa.planning.dynamics import Dynamics
+from jepa.planning.dynamics import Dynamics, Scales
 from jepa.planning.identified import Identified
+from jepa.planning.recurrent import GRU
+from jepa.planning.second_order import SecondOrder
 from jepa.planning.two_rooms import Layout, TwoRooms
 from jepa.planning.two_rooms_env import TwoRoomsVectorEnv
 
@@ -89,6 +91,20 @@ def test_the_dynamics_that_explain_the_last_steps_are_followed_in_each_environme
         rolled = model.rollout(state, ahead)["latent"]
         assert torch.allclose(rolled[2, :, -1], latent + 3 * best[:, None], atol=1e-5)
     assert best.tolist() == true.tolist()
+
+
+@pytest.mark.parametrize("kind", [SecondOrder, GRU])
+def test_the_dynamics_that_are_followed_remember_as_they_do_alone(kind):
+    torch.manual_seed(0)
+    members = [kind(Scales(torch.ones(2), torch.ones(2)), hidden=8) for _ in range(3)]
+    actions, latents = torch.randn(4, 9, 2), torch.randn(4, 1, 2)
+    true = members[1].rollout(members[1].start(latents[:, 0]), actions)["latent"]
+    latents = torch.cat([latents, true[:, :5]], dim=1)
+    state, alone = (d.remember(latents, actions[:, :5]) for d in (Identified(members), members[1]))
+    assert (state["memory", "energy"].argmin(dim=1) == 1).all()
+    foreseen = Identified(members).rollout(state, actions[:, 5:])["latent"]
+    assert torch.equal(foreseen, members[1].rollout(alone, actions[:, 5:])["latent"])
+    assert torch.allclose(foreseen, true[:, 5:], atol=1e-5)
 
 
 def test_wrong_parts_are_refused():

@@ -114,3 +114,4 @@ def test_dynamics_that_see_changes_are_told_one_before_they_adapt(tmp_path):
     same = LinearReadout(torch.eye(2), torch.zeros(2))
     moved = float((held_out.positions[:, 8] - held_out.positions[:, 4]).norm(dim=-1).mean())
     assert position_error(kinds["tuned"], held_out, same) < 0.2 * moved
+    assert position_error(kinds["identified"], held_out, same) < 0.2 * moved
