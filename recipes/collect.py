@@ -43,7 +43,7 @@ def collect(
     Args:
         env: gymnasium's name, e.g. CartPole-v1, or MODULE:NAME to import MODULE first.
         out: folder of the episodes; must be empty unless resuming.
-        episodes: how many in all.
+        episodes: how many in all; a resumed collection may be given more.
         policy: MODULE.FUNCTION that makes a policy from a seed: something with `act` and `reset`,
             or a function from a batch of observations to actions. By default actions are random.
         repeat: steps for which a random action is held.

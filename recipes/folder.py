@@ -52,7 +52,8 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
         if changed:
             raise ValueError(
                 f"the run in {out} began otherwise: {'; '.join(changed)}. Resume it "
-                "as it was (--resume alone reads its own), or begin a new one with --init_from"
+                "as it was (--resume alone reads its own), or begin a new one: another --out "
+                "(of jepa pretrain: and --init_from)"
             )
     if free < LEAST_FREE_BYTES:
         raise ValueError(f"only {free >> 20} MiB free for {out}; need {LEAST_FREE_BYTES >> 20} MiB")
@@ -87,11 +88,12 @@ def value_of(option: str, arguments: Sequence[str]) -> str:
 
 
 def differences(before: str, now: str) -> list[str]:
-    """What changed between two configurations, apart from what resuming changes."""
+    """What changed between two configurations, apart from what resuming changes: a resumed
+    `jepa collect` may be asked for more episodes."""
     old, new = (flat(yaml.safe_load(text)) for text in (before, now))
     return [
         f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted({*old, *new} - {"resume", "out"})
+        for key in sorted({*old, *new} - {"resume", "out", "episodes"})
         if old.get(key) != new.get(key)
     ]
 

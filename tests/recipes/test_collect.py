@@ -186,3 +186,19 @@ def test_all_ways_to_say_resume_go_on_with_the_run(tmp_path, capsys, resumed):
     with pytest.raises(SystemExit):
         main(["collect", *resumed, "--out"])
     assert "--out: expected one argument" in capsys.readouterr().err
+
+
+def test_a_resumed_collection_may_grow_and_change_nothing_else(tmp_path, capsys):
+    few = ["collect", "CartPole-v1", f"--out={tmp_path / 'grown'}", "--max_steps=5"]
+    assert main([*few, "--episodes=10"]) == 0
+    assert main([*few, "--episodes=40", "--resume"]) == 0, capsys.readouterr().err
+    assert main([*few[:2], f"--out={tmp_path / 'once'}", "--max_steps=5", "--episodes=40"]) == 0
+    grown, once = (open_trajectories(str(tmp_path / name)) for name in ("grown", "once"))
+    assert len(grown.lengths) == 40
+    for number in range(40):
+        found, wanted = read_episode(grown, number), read_episode(once, number)
+        assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+    assert main([*few, "--episodes=40", "--seed=1", "--resume"]) == 1
+    told = capsys.readouterr().err
+    assert "seed was 0, now 1" in told
+    assert "another --out" in told
