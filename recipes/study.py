@@ -14,6 +14,7 @@ import numpy as np
 
 from ..probes.intervals import mean_interval
 from .demo import config_of
+from .fit import StoppedError
 from .probe import print_rows
 from .results import Measured, Result, read_result, rows_of, write_result
 
@@ -99,7 +100,7 @@ def study(
 
 
 def call(run: Run, config: str, seed: int, folder: Path) -> None:
-    """Runs one recipe, its words in a .log beside `folder`; RuntimeError tells the last of them."""
+    """Runs one recipe, its words in a .log beside `folder`; StoppedError tells the last of them."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = ["--config", config, f"--out={folder}", f"--seed={seed}", "--resume", *run.options]
     with open(folder.with_suffix(".log"), "a") as log:
@@ -110,7 +111,7 @@ def call(run: Run, config: str, seed: int, folder: Path) -> None:
         )
     if done.returncode:
         words = folder.with_suffix(".log").read_text().splitlines()[-15:]
-        raise RuntimeError(f"{folder.name} failed:\n" + "\n".join(words))
+        raise StoppedError(f"{folder.name} failed:\n" + "\n".join(words))
 
 
 def over_seeds(results: Sequence[Result], metric: str) -> Measured:

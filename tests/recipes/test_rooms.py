@@ -183,6 +183,14 @@ def test_a_study_calls_the_command_and_says_why_it_failed(tmp_path):
         study_module.call(wrong, given, 0, tmp_path / "bad-0")
 
 
+def test_a_study_tells_in_words_that_a_run_has_failed(tmp_path, capsys):
+    wrong = {"command": "rooms", "config": config(tmp_path / "rooms.yaml"), "metrics": {}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"runs": {"a": wrong | {"options": ["--joint.stepz=1"]}}}))
+    assert main(["study", "--config", str(path), f"--out={tmp_path / 'study'}"]) == 1
+    assert "jepa study: error: a-0 failed:" in capsys.readouterr().err
+
+
 def test_two_numbers_of_one_name_are_refused(tmp_path):
     run = Run(command="rooms", config=config(tmp_path / "r.yaml"), metrics={"success": "x"})
     with pytest.raises(ValueError, match="different names"):
