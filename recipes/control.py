@@ -148,5 +148,7 @@ def control(
 
 
 def share(evaluation: Evaluation) -> Measured:
-    """Success rate with its Wilson interval."""
+    """Success rate with its Wilson interval; not a number without episodes."""
+    if not evaluation.episodes:
+        return exactly(evaluation.rate)
     return Measured(**wilson(evaluation.successes, evaluation.episodes)._asdict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import shlex
 import sys
@@ -103,7 +104,7 @@ def rows_of(result: Result) -> list[tuple[str, Measured]]:
 
 def shown(value: Measured) -> str:
     """0.8123 (0.8046 to 0.8198)."""
-    if value["low"] == value["high"]:
+    if value["low"] == value["high"] or math.isnan(value["value"]):
         return f"{value['value']:.4g}"
     return f"{value['value']:.4f} ({value['low']:.4f} to {value['high']:.4f})"
 

@@ -235,7 +235,7 @@ def last_distance(evaluation: Evaluation) -> Measured:
 
 
 def mean_of(values: np.ndarray) -> Measured:
-    """With its interval, where there are several."""
+    """With its interval, where there are several; of none it is not a number."""
     if len(values) < 2:
-        return exactly(values.sum())
+        return exactly(values[0] if len(values) else np.nan)
     return Measured(**mean_interval(values)._asdict())

@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from jepa.recipes.results import command_line, read_result, results, rows_of, write_result
+from jepa.planning.agent import Cost
+from jepa.planning.evaluation import Evaluation
+from jepa.recipes.control import share
+from jepa.recipes.report import report
+from jepa.recipes.results import command_line, read_result, results, rows_of, shown, write_result
 
 LINEAR = {"value": 0.8123, "low": 0.8, "high": 0.82}
 RANDOM = {"value": 0.7, "low": 0.69, "high": 0.71}
@@ -50,6 +55,15 @@ def test_a_result_has_the_agreed_fields(written):
 def test_baselines_stand_under_their_metric(written):
     rows = rows_of(read_result(written / "results" / "result.json"))
     assert [name for name, _ in rows] == ["linear_top1", "random_encoder/linear_top1", "steps"]
+
+
+def test_what_is_not_a_number_is_kept_and_shown_as_that(tmp_path):
+    nothing = share(Evaluation(0, 0, 3, *[np.zeros(3)] * 3, Cost(), {}, {}))
+    given = {"recipe": "r", "seed": 0, "seconds": 1.0, "baselines": {}}
+    write_result(tmp_path, **given, metrics={"success": nothing})
+    assert shown(read_result(tmp_path / "result.json")["metrics"]["success"]) == "nan"
+    report(run=tmp_path)
+    assert ">nan</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_the_page_is_made_from_the_files(written):

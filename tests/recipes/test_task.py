@@ -17,7 +17,7 @@ from jepa.recipes.cli import main
 from jepa.recipes.embedding import Latent
 from jepa.recipes.hardware import Hardware
 from jepa.recipes.latent import Dynamics, Joint, Reward
-from jepa.recipes.task import Trials, task
+from jepa.recipes.task import Trials, mean_of, task
 from jepa.recipes.world import Experience
 
 
@@ -178,3 +178,8 @@ def test_reacher_by_its_name(tmp_path, capsys):
         capsys.readouterr().err
     )
     assert "success" in json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+
+
+def test_the_mean_of_no_episode_is_not_a_number():
+    assert np.isnan(mean_of(np.array([]))["value"])
+    assert mean_of(np.array([3.0])) == {"value": 3.0, "low": 3.0, "high": 3.0}
