@@ -99,6 +99,10 @@ def futures(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    if dynamics.kind != "mlp":
+        raise ValueError(
+            f"futures are foreseen by --dynamics.kind=mlp, with three heads; got {dynamics.kind}"
+        )
     wish = partial(world.across, repeat=experience.repeat)
     walks_of = walks_in(world, experience, wish, experience.crossing)
     data, held_out = gather(out / "episodes", experience, walks_of, seed)
@@ -182,7 +186,7 @@ def learn_kinds(
     for who, head in heads.items():
         with seeds.weights(seed, who):
             scales = Scales(plain.scales.latent, plain.scales.action)
-            made = ResidualMLP(scales, hidden=dynamics.hidden, head=head)
+            made = ResidualMLP(scales, **dynamics.size, head=head)
 
         learn = partial(learn_kind, who, made, windows, walks, dynamics, unknown, hardware, seed)
         kinds[who] = learnt(made, out / f"{who}.safetensors", learn).eval()

@@ -97,6 +97,12 @@ class Joint:
     batch_size: int = 64
     learning_rate: float = 7e-4
 
+    def __post_init__(self) -> None:
+        if self.unknown is not None and self.kind != "mlp":
+            raise ValueError(
+                f"a latent with what is unknown has dynamics of kind mlp; got {self.kind}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamics:
@@ -120,6 +126,11 @@ class Dynamics:
     steps: int = 2000
     batch_size: int = 256
     learning_rate: float = 2e-3
+
+    @property
+    def size(self) -> dict[str, int]:
+        """What the dynamics are told of it."""
+        return {"hidden": self.hidden} | ({} if self.layers is None else {"layers": self.layers})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +191,6 @@ def beside_a_latent(joint: Joint, scales: Scales) -> dict[str, Any]:
     if joint.unknown is None:
         dynamics = KINDS[joint.kind](scales, hidden=joint.hidden)
         return {"dynamics": dynamics, "history": dynamics.told_first}
-    if joint.kind != "mlp":
-        raise ValueError(
-            f"a latent with what is unknown has dynamics of kind mlp; got {joint.kind}"
-        )
     head = partial(OutcomesHead, values=joint.unknown.values)
     dynamics = ResidualMLP(scales, hidden=joint.hidden, head=head)
     return by_free_energy(dynamics, joint.unknown.information)
@@ -239,11 +246,9 @@ def new_world_model(
 ) -> LatentWorldModel:
     """The world model of an embedding, before its dynamics are learnt; `latents` of all frames."""
     scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
-    size = {"hidden": dynamics.hidden}
-    if dynamics.layers is not None:
-        size["layers"] = dynamics.layers
     with seeds.weights(seed, "dynamics"):
-        return LatentWorldModel(embedding=embedding, dynamics=KINDS[dynamics.kind](scales, **size))
+        made = KINDS[dynamics.kind](scales, **dynamics.size)
+        return LatentWorldModel(embedding=embedding, dynamics=made)
 
 
 def learn_dynamics(

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from jepa.datasets.trajectories import EpisodeArrays
 from jepa.planning.dynamics import Scales
+from jepa.planning.levels import SameLatent
 from jepa.planning.stochastic_door import StochasticDoor
 from jepa.recipes.cli import main
 from jepa.recipes.door_trials import DoorExperience, DoorTrials, foreseen, simulate
-from jepa.recipes.latent import Joint, Unknown, beside_a_latent
+from jepa.recipes.futures import learn_kinds
+from jepa.recipes.hardware import Hardware
+from jepa.recipes.latent import Dynamics, Joint, Unknown, beside_a_latent, new_world_model
+from jepa.recipes.world import stacked
 
 CONFIG = {
     "name": "tiny",
@@ -91,3 +97,30 @@ def test_the_true_futures_score_best_and_a_point_covers_one_side():
     x = trials.futures[:, 3, :, 0]
     half = torch.cdist(x[..., None], x[..., None]).mean().item() / 2
     assert best["door_crps_4"]["value"] == pytest.approx(half, rel=1e-4)
+
+
+def test_dynamics_that_remember_are_refused_before_anything_is_collected(tmp_path, capsys):
+    given, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    given.write_text(yaml.safe_dump(CONFIG))
+    for wrong in ("--dynamics.kind=gru", "--joint.kind=gru"):
+        assert main(["futures", f"--config={given}", f"--out={out}", wrong]) == 1
+        assert "mlp" in capsys.readouterr().err
+        assert not (out / "episodes").exists()
+
+
+def test_all_kinds_have_as_many_layers(tmp_path):
+    episodes, steps, size = 8, 6, 4
+    fields = {
+        "observations": np.random.default_rng(0).normal(size=(episodes * (steps + 1), size)),
+        "actions": np.random.default_rng(1).normal(size=(episodes * steps, 2)),
+    }
+    data = EpisodeArrays(
+        np.full(episodes, steps), {name: field.astype(np.float32) for name, field in fields.items()}
+    )
+    latents, hardware = stacked(data, "observations"), Hardware(accelerator="cpu")
+    dynamics = Dynamics(steps=1, batch_size=4, window=2, hidden=8, layers=4)
+    model = new_world_model(SameLatent(size), latents, data, dynamics, 0)
+    kinds = learn_kinds(tmp_path, model, latents, data, dynamics, Unknown(), hardware, 0)
+    shapes = [[weight.shape for weight in kind.layers.parameters()] for kind in kinds.values()]
+    assert shapes[0] == shapes[1] == shapes[2]
+    assert sum(len(shape) == 2 for shape in shapes[0]) == 4
