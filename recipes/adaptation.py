@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from ..planning.two_rooms_env import Rooms
 from .control import share
 from .embedding import Latent
 from .hardware import Hardware
-from .latent import Dynamics, Joint, latents_seen, learn_world, learnt, trainer
+from .latent import Dynamics, Joint, check_windows, latents_seen, learn_world, learnt, trainer
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -135,6 +135,10 @@ def adapt(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    check_windows(experience, joint, dynamics)
+    experience.check_windows("errors", HISTORY + 1, 1)
+    some = replace(experience, episodes=relearning.episodes)
+    some.check_windows("relearning", dynamics.window, relearning.batch_size)
     data, held_out = gather(out / "episodes", experience, walks_in(rooms, experience), seed)
     model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
     old = Lived(latents, stacked(data, "actions"), stacked(data, "infos.position"))
@@ -157,7 +161,6 @@ def adapt(
     metrics["before/error_px"] = exactly(position_error(model.dynamics, old_test, read))
     for which, change in changes.items():
         world = ChangedRooms(rooms=rooms, **vars(change))
-        some = Experience(**vars(experience) | {"episodes": relearning.episodes})
         episodes = gather(out / which, some, walks_in(world, some), seed)
         new, new_test = (lived(model, episodes_of) for episodes_of in episodes)
         read_new = readout_of(new)

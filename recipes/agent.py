@@ -37,7 +37,7 @@ from .agent_pictures import save_pictures
 from .agent_tasks import USUAL, Chores, largest, terms
 from .embedding import Latent
 from .hardware import Hardware
-from .latent import Dynamics, Joint, learn_world
+from .latent import Dynamics, Joint, check_windows, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -110,6 +110,7 @@ def agent(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    check_windows(experience, joint, dynamics)
     data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
     model, latents = learn_world(out, data, None, latent, joint, dynamics, hardware, name, seed)
     model.requires_grad_(False)

@@ -92,6 +92,7 @@ def control(
         resume: go on with the run in `out`; finished parts are kept.
     """
     began = time.monotonic()
+    experience.check_windows("dynamics", dynamics.window, dynamics.batch_size)
     print("Control: collecting episodes", flush=True)
     many_layouts = replace(rooms, random_layout=True)
     views, _ = gather(

@@ -48,6 +48,7 @@ from .latent import (
     Dynamics,
     Joint,
     Unknown,
+    check_windows,
     latents_seen,
     learn_world,
     learnt,
@@ -103,6 +104,7 @@ def futures(
         raise ValueError(
             f"futures are foreseen by --dynamics.kind=mlp, with three heads; got {dynamics.kind}"
         )
+    check_windows(experience, joint, dynamics)
     wish = partial(world.across, repeat=experience.repeat)
     walks_of = walks_in(world, experience, wish, experience.crossing)
     data, held_out = gather(out / "episodes", experience, walks_of, seed)

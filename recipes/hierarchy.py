@@ -36,8 +36,8 @@ from .embedding import GivenEncoder, Latent, sight
 from .frame_pretraining import FramePretraining
 from .hardware import Hardware
 from .hierarchy_pictures import save_episode
-from .latent import Dynamics, Joint, learn_world, with_observations
-from .levels import Upper, learn_level, risen
+from .latent import Dynamics, Joint, check_windows, learn_world, with_observations
+from .levels import Upper, check_levels, learn_level, risen
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -168,6 +168,8 @@ def hierarchy(
     """
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    check_windows(experience, joint, dynamics)
+    check_levels(experience, levels)
     seen_by = sight(pretraining, encoder, latent, size=maze.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, walks_in(maze, experience), seed)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)

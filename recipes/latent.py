@@ -34,7 +34,7 @@ from ..planning.training import DynamicsTraining
 from .embedding import Latent, Sight, new_embedding
 from .hardware import Hardware
 from .progress import StepProgress
-from .world import stacked
+from .world import Experience, stacked
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -148,6 +148,12 @@ class Reward:
     steps: int = 2000
     batch_size: int = 256
     learning_rate: float = 2e-3
+
+
+def check_windows(experience: Experience, joint: Joint, dynamics: Dynamics) -> None:
+    """Raises ValueError where what is to be collected does not suffice for both trainings."""
+    experience.check_windows("joint", joint.window, joint.batch_size)
+    experience.check_windows("dynamics", dynamics.window, dynamics.batch_size)
 
 
 def slow_embedding(
@@ -271,6 +277,16 @@ def learn_dynamics(
     trainer(dynamics.steps, hardware, f"dynamics on {title}").fit(training, loader)
 
 
+def check_rewards(data: Trajectories, title: str) -> None:
+    """Raises ValueError where all rewards are the same."""
+    paid = stacked(data, "rewards")
+    if not paid.std() > 0:
+        raise ValueError(
+            f"{title}: all {paid.numel()} rewards of the random policy are {paid.flatten()[0]:g}, "
+            "and nothing is learnt from them: collect more episodes, or plan for a goal image"
+        )
+
+
 def learn_reward(
     out: Path,
     latents: Float[Tensor, "E T D"],
@@ -282,11 +298,6 @@ def learn_reward(
 ) -> RewardHead:
     """The head, trained on all latents and kept in `out`; what is there is not learnt again."""
     paid = stacked(data, "rewards")
-    if not paid.std() > 0:
-        raise ValueError(
-            f"{title}: all {paid.numel()} rewards of the random policy are {paid.flatten()[0]:g}, "
-            "and nothing is learnt from them: collect more episodes, or plan for a goal image"
-        )
     scales = Scales(latents.flatten(0, 1).std(dim=0), action_scale(data))
     with seeds.weights(seed, "reward"):
         head = RewardHead(scales, mean=paid.mean(), std=paid.std(), hidden=reward.hidden)

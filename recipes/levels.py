@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ..planning.joint import PLDM, Terms
 from ..planning.levels import LatentEmbedding, LevelTraining, MacroEncoder, SameLatent
 from .hardware import Hardware
 from .latent import action_scale, learnt, trainer
-from .world import stacked
+from .world import Experience, stacked
 
 
 def slowness(size: int, action_scale: Tensor) -> Terms:
@@ -67,6 +67,14 @@ class Upper:
     most: float = 2.0
     haste: float = 1.0
     rhythm: int = 4
+
+
+def check_levels(experience: Experience, levels: Sequence[Upper]) -> None:
+    """Raises ValueError where what is to be collected does not suffice for all levels."""
+    for number, upper in enumerate(levels, start=2):
+        length = upper.window * upper.stride
+        experience.check_windows(f"level {number}", length, upper.batch_size)
+        experience = replace(experience, decisions=experience.decisions // upper.stride)
 
 
 def learn_level(

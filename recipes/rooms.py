@@ -27,7 +27,7 @@ from .control import share
 from .embedding import GivenEncoder, Latent, sight
 from .frame_pretraining import FramePretraining
 from .hardware import Hardware
-from .latent import Dynamics, Joint, learn_world
+from .latent import Dynamics, Joint, check_windows, learn_world
 from .probe import print_rows
 from .results import exactly, rows_of, write_result
 from .strips import SHOWN, save_strips
@@ -91,6 +91,7 @@ def rooms(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     world = TwoRooms(random_layout=True)
+    check_windows(experience, joint, dynamics)
     seen_by = sight(pretraining, encoder, latent, size=world.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, walks_in(world, experience), seed)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)

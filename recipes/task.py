@@ -30,7 +30,15 @@ from .control import share
 from .embedding import GivenEncoder, Latent, sight
 from .frame_pretraining import FramePretraining
 from .hardware import Hardware
-from .latent import Dynamics, Joint, Reward, learn_reward, learn_world
+from .latent import (
+    Dynamics,
+    Joint,
+    Reward,
+    check_rewards,
+    check_windows,
+    learn_reward,
+    learn_world,
+)
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
 from .rooms import approach
@@ -106,8 +114,12 @@ def task(
     began = time.monotonic()
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     plays = plays_in(simulator, experience, correlation)
+    check_windows(experience, joint, dynamics)
     seen_by = sight(pretraining, encoder, latent, size=simulator.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, plays, seed)
+    if reward is not None:
+        check_rewards(data, name)
+        experience.check_windows("reward", 1, reward.batch_size)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
     max_steps = -(-simulator.max_steps // repeat)

@@ -48,6 +48,16 @@ class Experience:
         """For training: one more than decisions, each."""
         return self.episodes * (self.decisions + 1)
 
+    def check_windows(self, training: str, length: int, batch_size: int) -> None:
+        """Raises ValueError where the episodes for training have too few windows for one batch."""
+        count = self.episodes * max(0, self.decisions - length + 1)
+        if count < batch_size:
+            raise ValueError(
+                f"{training}: {self.episodes} episodes of {self.decisions} decisions have {count} "
+                f"windows of {length}, which do not fill one batch of {batch_size}: collect longer "
+                "or more episodes, or make windows or batches smaller"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Game:

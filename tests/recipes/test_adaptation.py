@@ -115,3 +115,18 @@ def test_dynamics_that_see_changes_are_told_one_before_they_adapt(tmp_path):
     moved = float((held_out.positions[:, 8] - held_out.positions[:, 4]).norm(dim=-1).mean())
     assert position_error(kinds["tuned"], held_out, same) < 0.2 * moved
     assert position_error(kinds["identified"], held_out, same) < 0.2 * moved
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--relearning.batch_size=41", "relearning: 8 episodes of 6 decisions have 40 windows"),
+        ("--experience.decisions=4", "errors: 12 episodes of 4 decisions have 0 windows of 5"),
+    ],
+)
+def test_too_little_experience_is_refused_before_it_is_collected(wrong, message, tmp_path, capsys):
+    given, out = tmp_path / "tiny.yaml", tmp_path / "run"
+    given.write_text(yaml.safe_dump(CONFIG))
+    assert main(["adapt", f"--config={given}", f"--out={out}", wrong]) == 1
+    assert message in capsys.readouterr().err
+    assert not (out / "episodes").exists()

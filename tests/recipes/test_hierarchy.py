@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from jepa.planning.readout import NearestReadout
 from jepa.recipes.cli import main
 from jepa.recipes.hierarchy import Distances
 from jepa.recipes.hierarchy_pictures import curves
-from jepa.recipes.levels import risen
+from jepa.recipes.levels import Upper, check_levels, risen
 from jepa.recipes.results import exactly
+from jepa.recipes.world import Experience
 
 SMALL = {"horizon": 3, "samples": 6, "iterations": 1, "elites": 2}
 UPPER = {
@@ -109,3 +111,12 @@ def test_episodes_rise_by_a_stride():
     mean, _ = macro(latents[2, 3], latents[2, 6], chunk)
     read = above.read("actions", np.array([2]), np.array([[1]]))[0, 0]
     assert np.allclose(read, mean.detach().numpy(), atol=1e-6)
+
+
+def test_levels_for_which_episodes_are_too_short_are_refused_before_they_are_collected():
+    experience, upper = Experience(episodes=10, decisions=12), Upper(stride=3, window=2)
+    with pytest.raises(ValueError, match="level 2: 10 episodes of 12 decisions have 70 windows"):
+        check_levels(experience, [replace(upper, batch_size=71)])
+    check_levels(experience, [replace(upper, batch_size=70)])
+    with pytest.raises(ValueError, match="level 3: 10 episodes of 4 decisions have 0 windows of 6"):
+        check_levels(experience, [replace(upper, batch_size=70), upper])

@@ -136,6 +136,21 @@ def test_an_encoder_that_cannot_be_used_is_refused_before_anything_is_collected(
     assert not (out / "episodes").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--experience.decisions=2", "joint: 20 episodes of 2 decisions have 0 windows of 3"),
+        ("--joint.batch_size=81", "joint: 20 episodes of 6 decisions have 80 windows of 3"),
+        ("--dynamics.batch_size=61", "have 60 windows of 4, which do not fill one batch of 61"),
+    ],
+)
+def test_too_little_experience_is_refused_before_it_is_collected(wrong, message, tmp_path, capsys):
+    path, out = config(tmp_path / "rooms.yaml"), tmp_path / "run"
+    assert main(["rooms", "--config", path, f"--out={out}", wrong]) == 1
+    assert message in capsys.readouterr().err
+    assert not (out / "episodes").exists()
+
+
 def test_a_study_runs_recipes_over_seeds_and_keeps_what_is_finished(tmp_path, monkeypatch, capsys):
     calls = []
 

@@ -180,6 +180,30 @@ def test_reacher_by_its_name(tmp_path, capsys):
     assert "success" in json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
 
 
+def test_rewards_that_never_differ_are_refused_before_the_world_is_learnt(tmp_path):
+    given = {"out": tmp_path / "run", "simulator": Dot(radius=0.0), "reward": Reward()}
+    given |= {"experience": Experience(episodes=60, decisions=8, repeat=1)}
+    small = {"steps": 1, "batch_size": 8, "window": 3}
+    with pytest.raises(ValueError, match="all 480 rewards of the random policy are 0"):
+        task(**given, joint=Joint(**small), dynamics=Dynamics(**small))
+    assert (tmp_path / "run" / "episodes").exists()
+    assert not (tmp_path / "run" / "embedding.safetensors").exists()
+
+
+def test_too_few_actions_for_a_batch_of_rewards_are_refused_before_the_world_is_learnt(tmp_path):
+    small = {"batch_size": 8, "window": 3}
+    with pytest.raises(ValueError, match="reward: 12 episodes of 5 decisions have 60 windows of 1"):
+        task(
+            out=tmp_path / "run",
+            simulator=Paid(passing=False),
+            experience=Experience(episodes=12, decisions=5),
+            joint=Joint(**small),
+            dynamics=Dynamics(**small),
+            reward=Reward(batch_size=61),
+        )
+    assert not (tmp_path / "run" / "embedding.safetensors").exists()
+
+
 def test_the_mean_of_no_episode_is_not_a_number():
     assert np.isnan(mean_of(np.array([]))["value"])
     assert mean_of(np.array([3.0])) == {"value": 3.0, "low": 3.0, "high": 3.0}
