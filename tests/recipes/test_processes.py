@@ -152,7 +152,14 @@ def spoil(monkeypatch):
     monkeypatch.setattr(Pretraining, "outcome", spoilt)
 
 
-@pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 1), ("ddp", 2), ("fsdp", 1)])
+@pytest.mark.parametrize(
+    ("strategy", "accumulate"),
+    [
+        ("ddp", 1),
+        pytest.param("ddp", 2, marks=pytest.mark.slow),
+        pytest.param("fsdp", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_all_ranks_pass_over_the_step_that_one_process_passes_over(
     data, tmp_path, monkeypatch, strategy, accumulate
 ):
