@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,23 +80,21 @@ class TimmEncoder(nn.Module):
         return (*blocks, *(("cls",) if self.classed else ()), "norm")
 
     def grid(self, images: Tensor) -> Grid:
-        """(h, w) of the tokens of images; refuses sizes that the patch does not divide."""
+        """(h, w) of the patches of images; refuses sizes that the patch does not divide."""
         return grid_of(images, self.patch_size)[1:]
 
     def forward(self, images: Images) -> Float[Tensor, "B N D"]:
-        """Tokens in raster order; refuses models that end in anything but those of the grid."""
-        grid = self.grid(images)
-        return self._patches(self.model.forward_features(images), grid)
+        """Tokens in raster order: those of `grid`, or what a model that pools or pads them ends in.
 
-    def _patches(self, features: Any, grid: Grid) -> Float[Tensor, "B N D"]:
-        if isinstance(features, Tensor):
-            tokens = self._flat(features)
-            if tokens.shape[1] == math.prod(grid):
-                return tokens
-        got = tuple(features.shape) if isinstance(features, Tensor) else "several tensors"
+        Raises ValueError for a model that ends in several tensors, or in a class token alone."""
+        return self._patches(self.model.forward_features(images))
+
+    def _patches(self, features: Any) -> Float[Tensor, "B N D"]:
+        if isinstance(features, Tensor) and (tokens := self._flat(features)).shape[1]:
+            return tokens
         raise ValueError(
-            f"timm's {self.config['name']} is no encoder of patch tokens: expected {grid[0]}x"
-            f"{grid[1]} of them, got {got}: take another of timm.list_models()"
+            f"timm's {self.config['name']} does not end in one tensor of patch tokens: take "
+            "another of timm.list_models()"
         )
 
     def _flat(self, features: Tensor) -> Float[Tensor, "B N D"]:
@@ -112,7 +109,6 @@ class TimmEncoder(nn.Module):
         unknown = sorted(set(names) - set(self.layer_names))
         if unknown:
             raise ValueError(f"no layer {unknown}; this encoder has {list(self.layer_names)}")
-        grid = self.grid(images)
         levels = sorted({int(n.split(".")[1]) for n in names if n.startswith("blocks.")})
         maps: list[Tensor] = []  # in the network's order, whatever order they are asked in
         if levels:  # one pass: what it ends with is what `forward_features` gives
@@ -123,7 +119,7 @@ class TimmEncoder(nn.Module):
             features = self.model.forward_features(images)
         maps = [m.flatten(2).transpose(1, 2) for m in maps]
         found = dict(zip((f"blocks.{i}" for i in levels), maps, strict=True))
-        found["norm"] = self._patches(features, grid)
+        found["norm"] = self._patches(features)
         if self.classed:
             found["cls"] = features[:, :1]
         return {name: found[name] for name in names}
