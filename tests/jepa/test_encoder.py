@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import jaxtyping
 import pytest
 import timm
 import torch
@@ -233,7 +234,8 @@ def test_take_is_indexing():
     assert torch.equal(take(tokens, index), expected)
 
 
-def test_masks_of_fewer_samples_than_there_are_images_are_refused():
+def test_masks_of_fewer_samples_than_there_are_images_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no such checks
     predictor = Predictor(encoder_dim=32, native_grid=(4, 4), dim=24, depth=1, heads=2)
     masks = Masks(torch.tensor([[0, 1, 2]]), torch.tensor([[[5, 6], [9, 10]]]))
     with pytest.raises(ValueError, match=r"each of 4 samples, got 1: draw masks for all"):
