@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from jepa import seeds
 
@@ -79,15 +79,17 @@ class Windows(Dataset):
         return torch.from_numpy(found.astype(np.float32) if found.dtype == np.float64 else found)
 
 
-class EpochBatches(BatchSampler):
+class EpochBatches(Sampler[list[int]]):
     """Full batches in a new order each epoch, a pure function of (seed, epoch number).
 
     A sampler that Lightning finds: it tells `DataLoader.sampler` the epoch, and nothing within it.
     """
 
     def __init__(self, windows: Windows, batch_size: int, seed: int) -> None:
-        super().__init__(SequentialSampler(windows), batch_size, drop_last=True)
-        self.windows, self.seed, self.epoch = windows, seed, 0
+        self.windows, self.batch_size, self.seed, self.epoch = windows, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.windows) // self.batch_size
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
