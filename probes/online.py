@@ -144,10 +144,12 @@ class OnlineProbes(Callback):
 
     def _mean_loss(self) -> Estimate | None:
         """Over the steps since the last evaluation, which are forgotten; of finite losses."""
-        finite = [loss for loss in self._losses if loss.isfinite()]
-        if len(finite) < 2:
+        if not self._losses:
             return None
-        losses = torch.stack(finite).cpu().double()
+        losses = torch.stack(self._losses).cpu().double()
+        losses = losses[losses.isfinite()]
+        if len(losses) < 2:
+            return None
         self._losses.clear()
         return Estimate(losses.mean().item(), (losses.std() / len(losses) ** 0.5).item())
 
