@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -89,20 +90,22 @@ def value_of(option: str, arguments: Sequence[str]) -> str:
 
 def differences(before: str, now: str) -> list[str]:
     """What changed between two configurations, apart from what resuming changes: a resumed
-    `jepa collect` may be asked for more episodes."""
+    `jepa collect` may be asked for more episodes, not for fewer."""
     old, new = (flat(yaml.safe_load(text)) for text in (before, now))
+    if "episodes" in old.keys() & new.keys():
+        old["episodes"] = max(old["episodes"], new["episodes"])
     return [
         f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted({*old, *new} - {"resume", "out", "episodes"})
+        for key in sorted({*old, *new} - {"resume", "out"})
         if old.get(key) != new.get(key)
     ]
 
 
-def flat(tree: object, prefix: str = "") -> dict[str, object]:
+def flat(tree: object, prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with dotted keys."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    rows: dict[str, object] = {}
+    rows: dict[str, Any] = {}
     for key, value in tree.items():
         rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows

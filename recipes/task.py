@@ -30,17 +30,10 @@ from .control import share
 from .embedding import GivenEncoder, Latent, sight
 from .frame_pretraining import FramePretraining
 from .hardware import Hardware
-from .latent import (
-    Dynamics,
-    Joint,
-    Reward,
-    check_rewards,
-    check_windows,
-    learn_reward,
-    learn_world,
-)
+from .latent import Dynamics, Joint, check_windows, learn_world
 from .probe import print_rows
 from .results import Measured, exactly, rows_of, write_result
+from .rewards import Reward, check_rewards, learn_reward
 from .rooms import approach
 from .strips import SHOWN, save_strips
 from .world import Episodes, Experience, gather, horizon_errors, position_readout
@@ -115,11 +108,12 @@ def task(
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     plays = plays_in(simulator, experience, correlation)
     check_windows(experience, joint, dynamics)
+    if reward is not None:
+        experience.check_windows("reward", 1, reward.batch_size)
     seen_by = sight(pretraining, encoder, latent, size=simulator.size, frames=experience.frames)
     data, held_out = gather(out / "episodes", experience, plays, seed)
     if reward is not None:
         check_rewards(data, name)
-        experience.check_windows("reward", 1, reward.batch_size)
     model, latents = learn_world(out, data, seen_by, latent, joint, dynamics, hardware, name, seed)
     repeat, space = experience.repeat, action_space_of(simulator.action_space)
     max_steps = -(-simulator.max_steps // repeat)

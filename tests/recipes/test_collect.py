@@ -202,3 +202,6 @@ def test_a_resumed_collection_may_grow_and_change_nothing_else(tmp_path, capsys)
     told = capsys.readouterr().err
     assert "seed was 0, now 1" in told
     assert "another --out" in told
+    assert main([*few, "--episodes=20", "--resume"]) == 1
+    assert "episodes was 40, now 20" in capsys.readouterr().err
+    assert "episodes: 40" in (tmp_path / "grown" / "config.yaml").read_text()

@@ -16,7 +16,8 @@ from jepa.planning.pixel_tasks import Simulator, draw_pairs
 from jepa.recipes.cli import main
 from jepa.recipes.embedding import Latent
 from jepa.recipes.hardware import Hardware
-from jepa.recipes.latent import Dynamics, Joint, Reward
+from jepa.recipes.latent import Dynamics, Joint
+from jepa.recipes.rewards import Reward
 from jepa.recipes.task import Trials, mean_of, task
 from jepa.recipes.world import Experience
 
@@ -152,7 +153,7 @@ def test_rewards_that_never_differ_are_refused(tmp_path):
             latent=Latent(size=4, width=8),
             joint=Joint(hidden=16, window=3, steps=1, batch_size=8),
             dynamics=Dynamics(hidden=16, window=3, steps=1, batch_size=8),
-            reward=Reward(),
+            reward=Reward(batch_size=32),
             hardware=Hardware(accelerator="cpu", precision="float32"),
         )
 
@@ -190,7 +191,7 @@ def test_rewards_that_never_differ_are_refused_before_the_world_is_learnt(tmp_pa
     assert not (tmp_path / "run" / "embedding.safetensors").exists()
 
 
-def test_too_few_actions_for_a_batch_of_rewards_are_refused_before_the_world_is_learnt(tmp_path):
+def test_too_few_actions_for_a_batch_of_rewards_are_refused_before_any_is_collected(tmp_path):
     small = {"batch_size": 8, "window": 3}
     with pytest.raises(ValueError, match="reward: 12 episodes of 5 decisions have 60 windows of 1"):
         task(
@@ -201,7 +202,7 @@ def test_too_few_actions_for_a_batch_of_rewards_are_refused_before_the_world_is_
             dynamics=Dynamics(**small),
             reward=Reward(batch_size=61),
         )
-    assert not (tmp_path / "run" / "embedding.safetensors").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_mean_of_no_episode_is_not_a_number():
