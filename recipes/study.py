@@ -50,7 +50,8 @@ def study(
 ) -> None:
     """Run recipes over seeds, several at a time, and put their results side by side.
 
-    A number of several seeds is their mean, its interval that of Student's t over the seeds.
+    A number of several seeds is their mean, its interval that of Student's t over the seeds. A run
+    that fails is told at once, and the others go on; StoppedError tells of all that failed.
 
     Args:
         out: folder of the study, a folder in it for each run; must be empty unless resuming.
@@ -70,16 +71,27 @@ def study(
     if baselines is not None and baselines not in runs:
         raise ValueError(f"baselines are of one of the runs {sorted(runs)}; got {baselines!r}")
 
-    def work(job: tuple[str, int]) -> Result:
+    failed: list[str] = []
+
+    def work(job: tuple[str, int]) -> None:
         key, each = job
         folder = out / f"{key}-{each}"
-        if not (folder / "result.json").is_file():
+        if (folder / "result.json").is_file():
+            return
+        ended = "ended"
+        try:
             call(runs[key], commands[key], each, folder)
-            print(f"Study: {key}, seed {each}, after {minutes(began)}", flush=True)
-        return read_result(folder / "result.json")
+        except StoppedError as error:
+            failed.append(str(error))
+            ended = "FAILED"
+        print(f"Study: {key}, seed {each}, {ended} after {minutes(began)}", flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(jobs, pool.map(work, jobs), strict=True))
+        list(pool.map(work, jobs))
+    if failed:
+        others = f"{len(failed)} of {len(jobs)} runs failed; once mended, --resume runs these alone"
+        raise StoppedError("\n\n".join([*failed, others]))
+    found = {(key, each): read_result(out / f"{key}-{each}" / "result.json") for key, each in jobs}
     metrics = {
         shown: over_seeds([found[key, each + seed] for each in run.seeds], metric)
         for key, run in runs.items()

@@ -17,6 +17,7 @@ from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
 from jepa.recipes import study as study_module
 from jepa.recipes.cli import main
+from jepa.recipes.fit import StoppedError
 from jepa.recipes.study import Run, over_seeds
 
 ROOMS = {
@@ -204,6 +205,35 @@ def test_a_study_tells_in_words_that_a_run_has_failed(tmp_path, capsys):
     path.write_text(yaml.safe_dump({"runs": {"a": wrong | {"options": ["--joint.stepz=1"]}}}))
     assert main(["study", "--config", str(path), f"--out={tmp_path / 'study'}"]) == 1
     assert "jepa study: error: a-0 failed:" in capsys.readouterr().err
+
+
+def test_of_a_study_the_other_runs_go_on_where_one_fails(tmp_path, monkeypatch, capsys):
+    def pretended(run, config, seed, folder):
+        if seed in failing:
+            raise StoppedError(f"{folder.name} failed:\nfor a reason")
+        value = {"value": 0.5, "low": 0.0, "high": 1.0}
+        result = {"seconds": 60.0, "metrics": {"success": value}, "baselines": {}}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text(json.dumps(result))
+
+    monkeypatch.setattr(study_module, "call", pretended)
+    several = {"command": "rooms", "config": config(tmp_path / "rooms.yaml"), "seeds": [0, 1, 2, 3]}
+    several["metrics"] = {"success": "success"}
+    path, out, failing = tmp_path / "study.yaml", tmp_path / "study", {0, 2}
+    path.write_text(yaml.safe_dump({"runs": {"a": several}}))
+    assert main(["study", "--config", str(path), f"--out={out}"]) == 1
+    told = capsys.readouterr()
+    assert "Study: a, seed 0, FAILED" in told.out
+    assert "Study: a, seed 3, ended" in told.out
+    assert "a-0 failed:\nfor a reason" in told.err
+    assert "a-2 failed:\nfor a reason" in told.err
+    assert "2 of 4 runs failed; once mended, --resume" in told.err
+    assert [(out / f"a-{seed}" / "result.json").is_file() for seed in range(4)] == [
+        False, True, False, True
+    ]  # fmt: skip
+    failing = set()
+    assert main(["study", "--config", str(path), f"--out={out}", "--resume"]) == 0
+    assert json.loads((out / "result.json").read_text())["metrics"]["success"]["value"] == 0.5
 
 
 def test_two_numbers_of_one_name_are_refused(tmp_path):
