@@ -104,6 +104,17 @@ def test_latents_of_pixels_learn_where_the_dot_is_and_collapse_without_terms():
     assert learnt(**nothing).flatten(0, 1).std(dim=0).mean() < 0.1 * latents.flatten(0, 1).std()
 
 
+def test_pixels_are_normalised_by_channel():
+    mean, std = torch.tensor([100.0, 90.0, 30.0]), torch.tensor([50.0, 40.0, 60.0])
+    torch.manual_seed(0)
+    embedding = PixelEmbedding(image_size=16, size=3, width=4, mean=mean, std=std)
+    images = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
+    normal = ((images - mean) / std).permute(0, 3, 1, 2)
+    assert torch.equal(embedding(images), embedding.layers(normal))
+    turned = images.transpose(1, 2)  # not in the order of memory
+    torch.testing.assert_close(embedding(turned), embedding.layers(normal.transpose(2, 3)))
+
+
 def test_behind_a_frozen_encoder_only_the_projection_learns():
     torch.manual_seed(0)
     vit = VisionTransformer(image_size=64, patch_size=16, channels=3, dim=12, depth=1, heads=1)
