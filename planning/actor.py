@@ -63,6 +63,10 @@ class Choice:
     plan: Plan
     planned: Bool[Tensor, " B"]
 
+    def of(self, which: Bool[Tensor, " B"]) -> Choice:
+        """For some of the environments."""
+        return Choice(self.plan.of(which), self.planned[which])
+
 
 @runtime_checkable
 class Actor(Protocol):
@@ -70,6 +74,10 @@ class Actor(Protocol):
 
     def reset(self) -> None:
         """Before the first decision of a batch of episodes."""
+        ...
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """From now on it decides for these environments alone."""
         ...
 
     def choose(self, scene: Scene) -> Choice:
@@ -91,7 +99,10 @@ class ModeTwo:
     policy: GoalPolicy | None = None
 
     def reset(self) -> None:
-        """Nothing is kept."""
+        """Nothing is known of the past."""
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """Nothing is known of the past."""
 
     def choose(self, scene: Scene) -> Choice:
         """A plan for every environment."""
@@ -133,6 +144,11 @@ class ModeTwoOnLevels:
         """Forgets what was thought."""
         self._deliberation: Deliberation | None = None
 
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """Forgets what was thought of the other environments."""
+        if self._deliberation is not None:
+            self._deliberation.keep(which)
+
     def choose(self, scene: Scene) -> Choice:
         """A plan for every environment; without a last choice, all levels think anew."""
         lowest = Level(
@@ -159,7 +175,10 @@ class ModeOne:
     policy: GoalPolicy
 
     def reset(self) -> None:
-        """Nothing is kept."""
+        """Nothing is known of the past."""
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """Nothing is known of the past."""
 
     @torch.no_grad()
     def choose(self, scene: Scene) -> Choice:
@@ -176,6 +195,10 @@ class Doubt(Protocol):
 
     def reset(self) -> None:
         """Before the first decision of a batch of episodes."""
+        ...
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """From now on it is asked about these environments alone."""
         ...
 
     def __call__(self, scene: Scene, actions: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
@@ -205,6 +228,10 @@ class Setback:
         """Forgets the last decision."""
         self._last: Tensor | None = None
 
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """Forgets what was promised in the other environments."""
+        self._last = None if self._last is None else self._last[which]
+
     @torch.no_grad()
     def __call__(self, scene: Scene, actions: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
         goal, cost = scene.goal["latent"], scene.cost(scene.goal)
@@ -232,7 +259,10 @@ class Disagreement:
         self.limit, self.key = limit, key
 
     def reset(self) -> None:
-        """Nothing is kept."""
+        """Nothing is known of the past."""
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """Nothing is known of the past."""
 
     @torch.no_grad()
     def __call__(self, scene: Scene, actions: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
@@ -272,6 +302,11 @@ class Switch:
         self._spent, self._plans = 0.0, 0
         for doubt in self.doubts:
             doubt.reset()
+
+    def keep(self, which: Bool[Tensor, " B"]) -> None:
+        """As the doubts; mode 2 begins anew each time."""
+        for doubt in self.doubts:
+            doubt.keep(which)
 
     def choose(self, scene: Scene) -> Choice:
         """Plans of one action; where mode 2 planned for all, its plans."""

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -73,8 +74,17 @@ class AutonomousAgent(Replanning):
         self.choice = None
         self.planned = 0  # decisions of mode 2, all environments together
         self._decisions = 0
+        self._going_on: Tensor | None = None
         if self.memory.written:
             self._episodes = int(self.memory.rows["episode"].max()) + 1
+
+    def keep(self, which: Bool[np.ndarray, " B"]) -> None:
+        """See `Narrowing`. Episodes keep their numbers in memory, and their places of a task."""
+        rows = torch.as_tensor(which, device=self.action_space.low.device)
+        self._keep(rows)
+        self.settings.actor.keep(rows)
+        self.choice = None if self.choice is None else self.choice.of(rows)
+        self._going_on = None if self._going_on is None else self._going_on[rows]
 
     def _decide(
         self, observation: Mapping[str, Any], last: tuple[TensorDict, Plan] | None
@@ -103,11 +113,18 @@ class AutonomousAgent(Replanning):
         if place is None:
             goal = super()._encoded_goal(wanted)
         else:
-            goal = self._recalled(place.expand(count, -1))
+            own = place if place.ndim == 1 else place[self._numbers(count)]
+            goal = self._recalled(own.expand(count, -1))
         if self.settings.attention is not None:
             attention = self.settings.attention.expand(count, -1)
             goal = goal.copy().update({"attention": attention})
         return goal
+
+    def _numbers(self, count: int) -> Int[Tensor, " B"]:
+        """Of the environments that go on, among all that began."""
+        if self._going_on is None:
+            self._going_on = torch.arange(count, device=self.action_space.low.device)
+        return self._going_on
 
     def _recalled(self, place: Float[Tensor, "B P"]) -> TensorDict:
         """What it looked like, when it was nearest to these places."""
@@ -125,7 +142,7 @@ class AutonomousAgent(Replanning):
             "action": action,
             "cost": cost[:, 0],
             "planned": choice.planned,
-            "episode": self._episodes + torch.arange(count, device=latent.device),
+            "episode": self._episodes + self._numbers(count).to(latent.device),
             "time": torch.full((count,), self._decisions, device=latent.device),
         }
         if self.placed is not None:

@@ -28,8 +28,8 @@ class Task:
     """What is wanted of the agent.
 
     Args:
-        place: the goal as numbers [P] or [B, P], which the memory is asked for; None: the goal is
-            the image that comes with every observation.
+        place: the goal as numbers [P], or [B, P] for the B environments that begin, which the
+            memory is asked for; None: the goal is the image that comes with every observation.
         weights: of terms of the intrinsic cost, where they are other than usual.
         attention: how much each number of the latent matters in the distance from the goal, [D];
             None: all alike.

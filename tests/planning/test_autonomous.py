@@ -253,6 +253,9 @@ def test_doubt_that_is_not_a_number_is_the_greatest():
         def reset(self):
             pass
 
+        def keep(self, which):
+            pass
+
         def __call__(self, scene, actions):
             return torch.tensor([torch.nan, 2.0, 0.5])
 
@@ -285,8 +288,9 @@ def test_one_agent_does_what_each_task_says():
     assert evaluate(ours, env, max_steps=30, seed=0).rate == 1
     ours.configure(Task(horizon=2, samples=0.5))
     evaluate(ours, env, max_steps=30, seed=0)
-    assert ours.plan.actions.shape == (B, 2, 1)
+    assert ours.plan.actions.shape[1:] == (2, 1)
     observation, _ = env.reset(seed=1)
+    ours.reset()
     for task in (Task(horizon=3), Task(mode="react"), Task(horizon=4)):  # on the way
         ours.configure(task)
         observation, *_ = env.step(ours.act(observation))
@@ -362,14 +366,70 @@ def test_every_decision_is_remembered_with_its_cost():
     evaluate(ours, env, max_steps=20, seed=1)
     rows = ours.memory.rows
     assert rows["episode"].unique().tolist() == list(range(2 * B))
-    decisions = int(played.steps.max())
-    assert rows["time"][: decisions * B].tolist() == [t for t in range(decisions) for _ in range(B)]
+    first = rows[rows["episode"] < B]
+    wanted = {(number, t) for number, steps in enumerate(played.steps) for t in range(steps)}
+    wanted |= {(number, 0) for number in np.flatnonzero(~played.counted)}  # at the goal already
+    found = list(zip(first["episode"].tolist(), first["time"].tolist(), strict=True))
+    assert len(found) == len(wanted)
+    assert set(found) == wanted
     away = (rows["latent"] - rows["goal"])[:, 0]
     assert torch.allclose(rows["cost"], 1 - torch.exp(-(away**2) / (2 * WIDTH**2)), atol=1e-6)
     assert torch.allclose(rows["place"], 10 * rows["latent"])
     one = rows[rows["episode"] == 0]
     gone = one["latent"].diff(dim=0)
     assert torch.allclose(gone[:2], one["action"][:2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task(),
+        Task(mode="react"),
+        Task(mode="switch"),
+        Task(levels=2, trust=0.0),
+        Task(levels=2, trust=0.0, mode="switch"),
+        Task(place=torch.linspace(0, 10, B)[:, None], mode="react"),
+    ],
+    ids=["plan", "react", "switch", "levels", "levels, switch", "places"],
+)
+def test_finished_episodes_cost_nothing_and_the_others_do_as_before(task):
+    """What no noise decides is the same as where all are asked to the end."""
+
+    def new():
+        return agent(
+            Task(),
+            placed=lambda latent: 10 * latent,
+            policy=Toward(stuck=0.3),
+            doubts=[Setback(ExactCritic(), limit=0.05)],
+            above=[ABOVE],
+        )
+
+    class Whole:
+        """Never told that some have finished."""
+
+        def __init__(self, agent):
+            self.reset, self.act = agent.reset, agent.act
+
+    ours, whole = new(), new()
+    for one in (ours, whole):  # a memory of places
+        evaluate(one, LineEnv(), max_steps=20, seed=5)
+        one.configure(task)
+    found = evaluate(ours, LineEnv(), max_steps=12, seed=1)
+    wanted = evaluate(Whole(whole), LineEnv(), max_steps=12, seed=1)
+    first, decisions = int((~found.counted).sum()), int(found.steps.sum())
+    assert found.cost.plans == decisions + first < whole.cost.plans
+    assert ours.planned <= found.cost.plans
+    if task.mode != "plan" and task.levels == 1:
+        np.testing.assert_array_equal(found.steps, wanted.steps)
+    assert found.rate == pytest.approx(wanted.rate, abs=0.1)
+    rows = ours.memory.rows
+    now = rows[rows["episode"] >= B]
+    if task.place is not None:  # each has its own to the end, or what it finds nearer on the way
+        known = rows["latent"][rows["episode"] < B]
+        for number, place in enumerate(task.place):
+            mine = now[now["episode"] == B + number]
+            nearest = (10 * known - place).abs().min()
+            assert ((10 * mine["goal"] - place).abs() <= nearest + 1e-5).all()
 
 
 def test_a_place_is_recalled_from_memory():
