@@ -51,6 +51,8 @@ class DataModule(LightningDataModule, Generic[Source]):
         super().__init__()
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self.crop_scale, self.flip, self.max_unreadable = crop_scale, flip, max_unreadable
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers are at least 0; got {workers}")
         self._image_size, self._channels, self._workers = image_size, channels, workers
         self._sets: dict[Split, Source] = {}
         self.scanned = True  # for unreadable samples, when a set is opened

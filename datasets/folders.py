@@ -18,6 +18,7 @@ from .images import ImageSet, Split, UnreadableImageError, fingerprint, label_te
 
 TEST_NAMES = ("test", "val")
 TEST_SHARE = 0.2  # of the files of a tree without its own split
+SIXTEEN_BITS = ("PNG", "PPM")  # whose numbers are opened with 32 bits
 
 
 def decode(path: Path) -> UInt8[Tensor, "3 H W"]:
@@ -34,6 +35,10 @@ def _decoded(file: Path | io.BytesIO, name: str) -> UInt8[Tensor, "3 H W"]:
     try:
         with Image.open(file) as image:
             upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F" or (upright.mode == "I" and image.format not in SIXTEEN_BITS):
+                raise ValueError(
+                    "32 bits a number, whose range it does not tell: save it with 8 or 16"
+                )
             if upright.mode.startswith("I"):
                 levels = np.asarray(upright, dtype=np.float64) * (255 / 65535)
                 upright = Image.fromarray(levels.clip(0, 255).astype(np.uint8))

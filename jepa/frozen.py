@@ -21,8 +21,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Normalize(nn.Module):
     """Pixels to what an encoder was trained on: (x - mean) / std per channel, on the device.
 
-    uint8 images are first divided by 255; float images are expected in [0, 1]. One mean and std
-    are for all channels.
+    uint8 images are first divided by 255; float images are expected in [0, 1], those of numpy's
+    float64 are computed as the weights are. One mean and std are for all channels.
     """
 
     shift: Tensor
@@ -44,7 +44,9 @@ class Normalize(nn.Module):
                 f"expected images [B, C, H, W] or clips [B, C, T, H, W] of C = {len(self.mean)} "
                 f"channels, as there are means; got {tuple(images.shape)}"
             )
-        pixels = images if images.is_floating_point() else images.to(self.shift.dtype) / 255
+        dtype = self.shift.dtype
+        pixels = images if images.is_floating_point() else images.to(dtype) / 255
+        pixels = pixels.to(dtype) if pixels.dtype == torch.float64 else pixels
         channels = (-1, *(1,) * (images.ndim - 2))
         return (pixels - self.shift.view(channels)) / self.scale.view(channels)
 

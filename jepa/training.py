@@ -122,7 +122,7 @@ class Pretraining(LightningModule):
         if isinstance(model, JEPA) != (masks is not None):
             raise ValueError(
                 f"a JEPA is trained with masks, and nothing else is; got {type(model).__name__} "
-                f"and masks {masks}"
+                f"and masks {masks}. For other objectives: masks=null"
             )
         self.model, self.masks, self.normalize = model, masks, normalize
         self.optimisation, self.seed, self.guard = optimisation, seed, guard

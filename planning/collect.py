@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from .evaluation import Agent
@@ -41,6 +42,7 @@ def play(
         by itself (`observations.pixels`); `rewards`, `terminations`, `truncations` [T]; and
         `infos.NAME` [T + 1, ...].
     """
+    check_space("observations", getattr(env, "single_observation_space", None))
     mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     act = policy.act if isinstance(policy, Agent) else policy
     if isinstance(policy, Agent):
@@ -137,6 +139,23 @@ def leaves(name: str, values: Any) -> Iterator[tuple[str, np.ndarray]]:
             yield from leaves(f"{name}.{key}", value)
         return
     array = np.asarray(values)
-    if array.dtype == object:
-        raise ValueError(f"`{name}` is made of no arrays of one shape, so it cannot be stored")
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"`{name}` is made of no arrays of numbers of one shape, so it cannot be stored"
+        )
     yield name, array
+
+
+def check_space(name: str, space: Any) -> None:
+    """Raises ValueError for observations of which no two need have the same shape."""
+    if isinstance(space, spaces.Dict):
+        for key, part in space.items():
+            check_space(f"{name}.{key}", part)
+    elif isinstance(space, spaces.Tuple):
+        for number, part in enumerate(space):
+            check_space(f"{name}.{number}", part)
+    elif isinstance(space, spaces.Text | spaces.Sequence | spaces.Graph | spaces.OneOf):
+        raise ValueError(
+            f"`{name}` is {space}, not an array of numbers of one shape, so it cannot be stored: "
+            "leave it out, e.g. by gymnasium.wrappers.FilterObservation"
+        )

@@ -44,11 +44,18 @@ def score(
 ) -> Float[Tensor, "S B"]:
     """Energies of candidate plans; at most about `chunk` rollouts are in memory at once."""
     if chunk is None:
-        return energy(world_model.rollout(state, actions), actions)
-    samples = max(1, chunk // len(state))
-    return torch.cat(
-        [energy(world_model.rollout(state, some), some) for some in actions.split(samples)]
-    )
+        energies = energy(world_model.rollout(state, actions), actions)
+    else:
+        samples = max(1, chunk // len(state))
+        energies = torch.cat(
+            [energy(world_model.rollout(state, some), some) for some in actions.split(samples)]
+        )
+    if energies.shape != actions.shape[:2]:
+        raise ValueError(
+            f"an energy is one number for each plan, [S, B] = {list(actions.shape[:2])}; got "
+            f"{list(energies.shape)}"
+        )
+    return energies
 
 
 def finite(energy: Float[Tensor, "*S B"]) -> Float[Tensor, "*S B"]:

@@ -84,7 +84,10 @@ def _measured(
         raise ValueError(f"expected 1 <= k <= {size}, the rows of the gallery; got {list(ks)}")
     scores = np.concatenate([_scores(block[block.any(axis=1)], ks) for block in blocks])
     if len(scores) == 0:
-        raise ValueError("no query is of a class that the gallery has")
+        raise ValueError(
+            "no query is of a class that the gallery has: do training and test images have a class "
+            "in common?"
+        )
     *recall, full, at_r = [
         bootstrap(column, lambda rows: float(rows.mean()), seed=seed) for column in scores.T
     ]

@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jepa: no command {name!r}.{did_you_mean(name, COMMANDS)}\n\n{overview()}")
         return 2
     # These take seconds, for which what is above need not wait.
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
     from jepa.keys import FAULTS, KeyTable, MisfitError
 
     from .fit import StoppedError
@@ -29,7 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet()
     try:
         return run(command(name), rest)
-    except (ValueError, OSError, ModuleNotFoundError, StoppedError) as error:
+    except (
+        ValueError,
+        OSError,
+        ModuleNotFoundError,
+        StoppedError,
+        MisconfigurationException,
+    ) as error:
         print(f"jepa {name}: error: {error}", file=sys.stderr)
         if isinstance(error, MisfitError):
             print(KeyTable(tuple(error.table.of(*FAULTS))).text(), file=sys.stderr)

@@ -69,13 +69,14 @@ def collect(
     def random_policy(seed: int) -> Policy:
         try:
             space = action_space_of(world.single_action_space)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"no random policy for {env}, give it one (--policy): {error}"
             ) from error
         return RandomAgent(action_space=space, repeat=repeat, correlation=correlation, seed=seed)
 
     try:
+        (policy or random_policy)(seed)  # before anything is in the folder
         collect_into(
             out,
             world,

@@ -21,7 +21,8 @@ LEAST_FREE_BYTES = 200 * 2**20
 def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
     """Make `out` this run's folder, and write the whole configuration into it.
 
-    A folder with nothing but a configuration is of a run that failed before it began: free.
+    A folder with nothing but a configuration, and files that are empty, is of a run that failed
+    before it began: free.
     One that `grows` may be given again, with any configuration, if it was this command's before.
 
     Raises:
@@ -33,7 +34,7 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
     """
     with told_where(out):
         out.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.name != CONFIG for path in out.iterdir())
+        occupied = any(path.name != CONFIG and not empty(path) for path in out.iterdir())
         free = shutil.disk_usage(out).free
     if occupied and not resume and not grows:
         raise FileExistsError(
@@ -60,6 +61,11 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
         raise ValueError(f"only {free >> 20} MiB free for {out}; need {LEAST_FREE_BYTES >> 20} MiB")
     with told_where(out), atomic_path(out / CONFIG) as temporary:
         temporary.write_text(config)
+
+
+def empty(path: Path) -> bool:
+    """Whether it is a file in which nothing is written."""
+    return path.is_file() and not path.stat().st_size
 
 
 @contextmanager

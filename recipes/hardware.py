@@ -42,6 +42,18 @@ class Hardware:
     activation_checkpointing: bool = False
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        there = {
+            "cuda": torch.cuda.is_available(),
+            "gpu": torch.accelerator.is_available(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not there.get(self.accelerator, True):
+            raise ValueError(
+                f"hardware.accelerator is {self.accelerator}, which torch does not find here: give "
+                "cpu, or auto"
+            )
+
     def lightning_precision(self) -> Literal["bf16-mixed", "32-true"]:
         """Lightning's name of the precision; warns of bf16 on a processor that only emulates it."""
         fast = fast_bfloat16(self.accelerator)

@@ -88,7 +88,10 @@ def models(name: str = "") -> None:
     chosen = [model for model in MODELS if name in model.name]
     if not chosen:
         names = [model.name for model in MODELS]
-        raise ValueError(f"no weights called {name!r}.{did_you_mean(name, names)}")
+        raise ValueError(
+            f"no weights called {name!r}.{did_you_mean(name, names)} timm's are listed by "
+            f"timm.list_models('*{name}*')"
+        )
     for model in chosen:
         patch = f"{'2x' if model.frames > 1 else ''}{model.patch}x{model.patch}"
         frames = f"{model.frames} frames of " if model.frames > 1 else ""

@@ -21,7 +21,7 @@ from jepa import seeds
 
 from ..datasets.datamodule import DataModule
 from .commands import did_you_mean
-from .folder import claim, stored_config, value_of
+from .folder import CONFIG, claim, stored_config, value_of
 
 # What names data, and is neither null nor a file of options.
 SOURCE = re.compile(r"(?!null$|.*\.(ya?ml|json)$)[^-{\[\s][^{\[]*")
@@ -38,7 +38,11 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     arguments = with_values(command, arguments)
     resumed = value_of("--resume", arguments).lower() in YES
     if resumed and not any(a.startswith("--config") for a in arguments):
-        arguments = [*stored_config(arguments), *arguments]
+        stored, out = stored_config(arguments), value_of("--out", arguments)
+        said = {a.partition("=")[0] for a in arguments if a.startswith("-")}
+        if not stored and said == {"--out", "--resume"}:
+            raise ValueError(f"no run to go on with in {out}: there is no {Path(out) / CONFIG}")
+        arguments = [*stored, *arguments]
     config = parser.parse_args(arguments)
     first = rank_zero_only.rank == 0  # pyright: ignore[reportFunctionMemberAccess]: Lightning's
     if "out" in config and first and not config.get("dry_run"):

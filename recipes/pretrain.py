@@ -236,20 +236,28 @@ def seconds_before(out: Path, resume: bool) -> float:
 def online_probes(data: ImageDataModule | ClipDataModule, online: Online) -> OnlineProbes:
     """Disjoint training images for the bank and for the test: the test split is not touched.
 
-    Where the images tell their groups, no group is in both.
+    Where the images tell their groups, no group is in both; of few images both are smaller.
     """
     images = data.images("train")
     rows = data.draw("train", len(images), "online")
+    share = online.held_out / (online.bank + online.held_out)
     if images.groups is None:
-        bank, held_out = rows[: online.bank], rows[online.bank :]
+        most = online.bank
+        if len(rows) < online.bank + online.held_out:
+            most = len(rows) - max(1, round(share * len(rows)))
+        bank, held_out = rows[:most], rows[most:]
     else:
         groups = images.groups[rows]
         names = torch.unique(groups)
         mixed = torch.randperm(len(names), generator=generator(data.seed, "online_groups"))
-        share = online.held_out / (online.bank + online.held_out)
         apart = torch.isin(groups, names[mixed[: max(1, round(share * len(names)))]])
         bank, held_out = rows[~apart][: online.bank], rows[apart]
     held_out = held_out[: online.held_out]
+    if not len(bank) or not len(held_out):
+        raise ValueError(
+            f"{len(rows)} training images of {data.source}, or the groups that they are of, are "
+            "too few to probe features with while they are learnt: --online=null"
+        )
     return OnlineProbes(
         data.evaluation_loader("train", rows=bank),
         data.evaluation_loader("train", rows=held_out),

@@ -112,12 +112,17 @@ def extract_share(
         images.name,
         out,
         data=images.fingerprint,
-        made_by={"encoder": encoder, "options": options, "image_size": side},
+        made_by={"encoder": place(encoder), "options": options, "image_size": side},
         poolings=poolings,
         precision=precision,
         rows=shard_rows,
         progress=True,
     )
+
+
+def place(encoder: str) -> str:
+    """Where it is, from wherever it is looked for; a name remains one."""
+    return str(Path(encoder).resolve()) if Path(encoder).exists() else encoder
 
 
 def index(

@@ -166,6 +166,12 @@ def test_decoding_any_mode(tmp_path):
         path = tmp_path / f"{mode}.tif"
         Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)).convert(mode).save(path)
         assert tuple(decode(path).shape) == (3, 6, 7)
+    Image.fromarray(levels).save(tmp_path / "deep.ppm")
+    assert torch.equal(decode(tmp_path / "deep.ppm"), deep)
+    for dtype in (np.float32, np.int32):  # in [0, 1], or as far as anything
+        Image.fromarray((levels / 65535).astype(dtype)).save(tmp_path / "wide.tif")
+        with pytest.raises(UnreadableImageError, match="32 bits a number, whose range"):
+            decode(tmp_path / "wide.tif")
 
 
 def test_a_photograph_lying_on_its_side_is_turned_upright(tmp_path):

@@ -145,6 +145,17 @@ def test_an_info_that_is_not_given_is_named():
         play(env, policy, seed=0, infos=["speed"])
 
 
+def test_observations_without_one_shape_are_named():
+    class Told(Ragged):
+        def __init__(self):
+            super().__init__()
+            text = gymnasium.spaces.Text(5)
+            self.observation_space = gymnasium.spaces.Dict(x=self.observation_space, said=text)
+
+    with pytest.raises(ValueError, match=r"`observations\.said` is Text.*FilterObservation"):
+        play(SyncVectorEnv([Told] * 2), policy, seed=0)
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_random_actions_are_uniform_held_and_correlated(correlation):
     space = ActionSpace(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 10.0]))

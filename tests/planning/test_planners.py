@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import gymnasium
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.optimize
@@ -21,7 +22,7 @@ from jepa.planning.gradient import GradientPlanner
 from jepa.planning.hybrid import Hybrid
 from jepa.planning.icem import ICEM
 from jepa.planning.mppi import MPPI
-from jepa.planning.planner import unroll
+from jepa.planning.planner import score, unroll
 from jepa.planning.protocols import ActionSpace, Plan, Planner, WarmStart
 from jepa.planning.shooting import RandomShooting
 
@@ -292,6 +293,19 @@ def test_the_deviation_of_a_warm_start_is_where_the_search_begins():
         one = replace(planner, iterations=1)
         plan = one.plan(Linear(), state, energy, box(1.0), narrow, torch.Generator().manual_seed(0))
         assert 0 < plan.actions.abs().max() < 1e-3
+
+
+def test_energies_of_each_step_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    state = problem()[0]
+    actions = torch.zeros(5, len(state), H, A)
+
+    def each_step(states, actions):
+        return actions.square().sum(dim=-1)
+
+    for chunk in (None, 4):
+        with pytest.raises(ValueError, match=rf"\[S, B\] = \[5, {len(state)}\]; got \[5, "):
+            score(Linear(), state, each_step, actions, chunk)
 
 
 def test_wrong_numbers_are_refused():

@@ -11,10 +11,12 @@ import torch
 import yaml
 
 from jepa.checkpoint import load_frozen_encoder
+from jepa.datasets.datamodule import ImageDataModule
 from jepa.recipes.cli import main
 from jepa.recipes.commands import COMMANDS, command, summary
-from jepa.recipes.folder import differences, stored_config
+from jepa.recipes.folder import claim, differences, stored_config
 from jepa.recipes.parsing import parser_of
+from jepa.recipes.pretrain import Online, online_probes
 
 TINY = {
     "data": {"source": "photographs", "batch_size": 4, "image_size": 32},
@@ -40,6 +42,9 @@ def config(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))
     return path
+
+
+ABSENT = "mps" if torch.cuda.is_available() else "cuda"
 
 
 def failing(capsys, *arguments):
@@ -97,6 +102,9 @@ def test_wrong_types_are_refused(capsys, config, tmp_path):
         (["--data.source=folder:nowhere"], "nowhere"),
         (["--encoder.channels=3"], "--encoder.channels=1"),
         (["--init_from=nowhere.safetensors"], "no encoder at nowhere"),
+        ([f"--hardware.accelerator={ABSENT}"], "torch does not find here: give cpu, or auto"),
+        (["--hardware.accelerator=abacus"], "accelerator"),
+        (["--data.workers=-1"], "workers are at least 0; got -1"),
     ],
 )
 def test_mistakes_are_told_before_the_first_step(capsys, config, tmp_path, arguments, message):
@@ -194,6 +202,64 @@ def test_same_seed_same_weights_other_seed_other_weights(config, tmp_path):
         assert main(["pretrain", "--config", str(config), f"--out={out}", f"--seed={seed}"]) == 0
         prints.append(load_frozen_encoder(out).fingerprint())
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_run_that_is_not_there_is_not_gone_on_with(capsys, tmp_path):
+    out = tmp_path / "mistyped"
+    status, printed = failing(capsys, "pretrain", f"--out={out}", "--resume")
+    assert status == 1
+    assert f"no run to go on with in {out}: there is no {out / 'config.yaml'}" in printed
+
+
+def test_a_folder_in_which_nothing_was_written_is_free(tmp_path):
+    claim(tmp_path, resume=False, config="a: 1")
+    (tmp_path / "metrics.jsonl").touch()
+    claim(tmp_path, resume=False, config="a: 2")
+    assert (tmp_path / "config.yaml").read_text() == "a: 2"
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        claim(tmp_path, resume=False, config="a: 3")
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(2, (1, 1)), (40, (29, 11)), (6999, (4999, 2000)), (7001, (5000, 2000))]
+)
+def test_of_few_images_fewer_are_kept_for_online_probes(count, sizes):
+    data = FewImages(count)
+    probes = online_probes(data, Online())
+    assert (len(probes.bank_loader), len(probes.held_out_loader)) == sizes
+    both = torch.cat([probes.bank_loader, probes.held_out_loader])
+    assert len(both.unique()) == len(both)
+
+
+def test_one_image_cannot_be_probed():
+    with pytest.raises(ValueError, match=r"1 training images of few, .* --online=null"):
+        online_probes(FewImages(1), Online())
+
+
+class FewImages(ImageDataModule):
+    """What `online_probes` asks for, of so many images; loaders are the rows themselves."""
+
+    groups = None
+
+    def __init__(self, count):
+        super().__init__(source="few", batch_size=1)
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def images(self, split):
+        return self
+
+    def draw(self, split, most, name):
+        return torch.randperm(self.count)
+
+    def evaluation_loader(self, split, rows):
+        return rows
+
+    def views_loader(self, rows, views):
+        return rows
 
 
 def test_differences_name_dotted_keys():

@@ -46,6 +46,20 @@ class Pictures(gymnasium.Env):
         return np.full((6, 8, 3), int(self.value[0]), np.uint8)
 
 
+class Unbounded(Pictures):
+    """Actions without bounds."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+
+
+def upwards(seed):
+    """A policy that knows what to do."""
+    return lambda observation: np.ones((len(observation), 1), np.float32)
+
+
+gymnasium.register(id="test/Unbounded-v0", entry_point=Unbounded, max_episode_steps=4)
 gymnasium.register(id="test/Pictures-v0", entry_point=Pictures, max_episode_steps=9)
 
 
@@ -171,6 +185,16 @@ def test_gathering_tells_how_far_it_is_and_nothing_when_all_is_there(tmp_path, c
 def test_errors_say_what_is_wrong(tmp_path, capsys, arguments, hint):
     assert main(["collect", *arguments, f"--out={tmp_path / 'run'}"]) == 1
     assert hint in capsys.readouterr().err
+
+
+def test_without_bounds_a_policy_is_asked_for_before_the_folder_is_taken(tmp_path, capsys):
+    said = ["collect", "test/Unbounded-v0", f"--out={tmp_path / 'run'}", "--episodes=2"]
+    assert main(said) == 1
+    assert (
+        "no random policy for test/Unbounded-v0, give it one (--policy)" in capsys.readouterr().err
+    )
+    assert main([*said, f"--policy={upwards.__module__}.upwards"]) == 0, capsys.readouterr().err
+    assert len(open_trajectories(str(tmp_path / "run")).lengths) == 2
 
 
 RESUMED = (["--resume"], ["--resume=true"], ["--resume", "true"], ["--resume", "True"])

@@ -22,6 +22,7 @@ from jepa.probes.features import extract
 from jepa.probes.search_index import SearchIndex, build_index
 from jepa.probes.shards import ShardedTable, make_shards
 from jepa.recipes.cli import main
+from jepa.recipes.serving import place
 
 COUNT, SMALL = 30, ["--batch_size=4", "--shard_rows=8", "--workers=0"]
 
@@ -232,6 +233,13 @@ def test_shards_that_cannot_be_read_by_place_are_refused(shards, tmp_path):
     (tmp_path / "packed.tar").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"packed\.tar (is cut off|is no tar)"):
         open_files(str(tmp_path))
+
+
+def test_a_path_is_known_from_everywhere_and_a_name_remains_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    assert place("run") == str(tmp_path / "run")
+    assert place("vit_tiny_patch16_224") == "vit_tiny_patch16_224"
 
 
 def test_what_is_not_there_is_said(encoder, folder, tmp_path, capsys):
