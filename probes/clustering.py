@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Int32, Int64, Num
-from scipy.special import entr, stdtrit
+from scipy.special import entr
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
 from jepa.seeds import derive
 
-from .intervals import Interval
+from .intervals import Interval, group_codes, redrawn, summed
 
 
 class Clustering(NamedTuple):
@@ -39,6 +39,7 @@ def cluster(
     clusters: int | None = None,
     starts: int = 10,
     resamples: int = 100,
+    groups: Int64[np.ndarray, "_"] | None = None,
     seed: int = 0,
 ) -> Clustering:
     """k-means on features of length 1, without labels, then compared with them.
@@ -52,6 +53,7 @@ def cluster(
         clusters: None: as many as there are classes.
         starts: independent runs of k-means.
         resamples: of the images, on each of which k-means goes on from the clusters of a start.
+        groups: which images show the same place, and are drawn together; None: none do.
         seed: of the starts and of the resamples.
 
     Raises:
@@ -75,11 +77,15 @@ def cluster(
     scores = np.stack([agreement(_table(assigned, codes, size)) for _, assigned in runs])
     moved = np.empty((resamples, 2))
     random = np.random.default_rng(derive(seed, "k-means", "resamples"))
+    some, several = redrawn(len(unit), groups), group_codes(groups, len(unit)).any()
     for number in range(resamples):
-        start, rows = number % starts, random.integers(len(unit), size=len(unit))
+        start, rows = number % starts, some(random)
+        while len(rows) < count:  # small groups alone
+            rows = some(random)
         _, again = _k_means(unit[rows], count, init=runs[start][0])
         moved[number] = agreement(_table(again, codes[rows], size)) - scores[start]
-    nmi, ari = (_interval(*both) for both in zip(scores.T, moved.T, strict=True))
+    freedom = (starts - 1, resamples - 1 if several else 0)
+    nmi, ari = (_interval(*both, freedom) for both in zip(scores.T, moved.T, strict=True))
     return Clustering(nmi, ari, tuple((float(n), float(a)) for n, a in scores))
 
 
@@ -117,12 +123,9 @@ def _table(
     return np.bincount(cells, minlength=size[0] * size[1]).reshape(size)
 
 
-def _interval(scores: Float64[np.ndarray, "s"], moved: Float64[np.ndarray, "r"]) -> Interval:
-    """Mean of the scores; two variances added, with Satterthwaite's (1946) degrees of freedom."""
-    value, of_mean, of_images = scores.mean(), scores.var(ddof=1) / len(scores), moved.var(ddof=1)
-    total = of_mean + of_images
-    if total == 0:
-        return Interval(float(value), float(value), float(value))
-    freedom = total**2 / (of_mean**2 / (len(scores) - 1) + of_images**2 / (len(moved) - 1))
-    half = stdtrit(freedom, 0.975) * np.sqrt(total)
-    return Interval(float(value), float(value - half), float(min(value + half, 1.0)))
+def _interval(
+    scores: Float64[np.ndarray, "s"], moved: Float64[np.ndarray, "r"], freedom: tuple[int, int]
+) -> Interval:
+    """Mean of the scores; the variances of starts and of images added."""
+    variances = scores.var(ddof=1) / len(scores), moved.var(ddof=1)
+    return summed(float(scores.mean()), list(zip(variances, freedom, strict=True)))

@@ -13,7 +13,7 @@ from jepa.frozen import FrozenEncoder
 from jepa.seeds import derive
 
 from .features import GRID, TOKENS, Encoder, FeatureTable, Precision, extract, poolings_of
-from .intervals import wilson
+from .intervals import accuracy_interval
 from .knn import KNNProbe
 from .linear import LinearProbe
 from .splits import folds
@@ -28,6 +28,7 @@ def evaluate_frozen(
     data: tuple[str, str] | None = None,
     precision: Precision = "float32",
     groups: Int64[np.ndarray, "n"] | None = None,
+    test_groups: Int64[np.ndarray, "m"] | None = None,
     k: int = 20,
     seed: int = 0,
     progress: bool = False,
@@ -41,6 +42,8 @@ def evaluate_frozen(
         cache, data: as `extract`; `data` are the fingerprints of both sets.
         groups: of the training images, in the loader's order: images of one group (crops of one
             place, frames of one video) are never on both sides of a held-out split.
+        test_groups: of the test images, likewise: images of one group are not independent, see
+            `accuracy_interval`.
         k: neighbours of the kNN probe.
         seed: of the held-out splits.
 
@@ -48,7 +51,7 @@ def evaluate_frozen(
         {"metrics": {name: {"value", "low", "high"}}, "chosen": {probe: pooling}, "held_out":
         {"probe/pooling": accuracy}, "C": {pooling: C}, "images": {"train", "test"}}. Metrics are
         `linear_top1` and `knn_top1`, of the pooling that was best on held-out training images,
-        and `linear_top1/last`, `knn_top1/last4`, ... for all; 95 % Wilson intervals. kNN, which
+        and `linear_top1/last`, `knn_top1/last4`, ... for all; 95 % intervals. kNN, which
         needs no training, is also measured on `grid4`, where places matter.
     """
     poolings = [*poolings_of(encoder), *([GRID] if isinstance(encoder, FrozenEncoder) else [])]
@@ -57,7 +60,7 @@ def evaluate_frozen(
                 precision=precision, progress=progress)
         for loader, name in zip((train_loader, test_loader), data or (None, None), strict=True)
     ]  # fmt: skip
-    return evaluate_tables(*tables, groups=groups, k=k, seed=seed)
+    return evaluate_tables(*tables, groups=groups, test_groups=test_groups, k=k, seed=seed)
 
 
 def evaluate_tables(
@@ -65,11 +68,12 @@ def evaluate_tables(
     test: FeatureTable,
     *,
     groups: Int64[np.ndarray, "n"] | None = None,
+    test_groups: Int64[np.ndarray, "m"] | None = None,
     k: int = 20,
     seed: int = 0,
 ) -> dict:
     """`evaluate_frozen` on tables that are there already."""
-    found = fit_and_score(train, test, groups=groups, k=k, seed=seed)
+    found = fit_and_score(train, test, groups=groups, test_groups=test_groups, k=k, seed=seed)
     return {
         "metrics": found.metrics,
         "chosen": found.chosen,
@@ -101,6 +105,7 @@ def fit_and_score(
     probes: Sequence[str] = ("linear", "knn"),
     *,
     groups: Int64[np.ndarray, "n"] | None = None,
+    test_groups: Int64[np.ndarray, "m"] | None = None,
     k: int = 20,
     seed: int = 0,
 ) -> Scores:
@@ -118,9 +123,9 @@ def fit_and_score(
             held_out[f"linear/{pooling}"] = max(linear.held_out_.values(), default=0.0)
     for (name, pooling), probe in fitted.items():
         said = probe.predict(test.features[pooling])
-        right = int((said == test.labels).sum())
         predicted[name, pooling] = said
-        metrics[f"{name}_top1/{pooling}"] = wilson(right, len(test.labels))._asdict()
+        found = accuracy_interval(said == test.labels, test_groups)
+        metrics[f"{name}_top1/{pooling}"] = found._asdict()
     chosen = {}
     for name in probes:
         scores = {p: held_out[f"{name}/{p}"] for p in train.features if (name, p) in fitted}

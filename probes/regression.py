@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import no_type_check
 
 import numpy as np
-from jaxtyping import Float, Float64, Num
+from jaxtyping import Float, Float64, Int64, Num
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
@@ -89,10 +89,16 @@ class RidgeProbe(RegressorMixin, BaseEstimator):
 
 
 def r2_interval(
-    truth: Num[np.ndarray, "n"], predicted: Float[np.ndarray, "n"], *, seed: int
+    truth: Num[np.ndarray, "n"],
+    predicted: Float[np.ndarray, "n"],
+    *,
+    groups: Int64[np.ndarray, "_"] | None = None,
+    seed: int,
 ) -> Interval:
-    """R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2 with its 95 % bootstrap interval over rows."""
-    return bootstrap(np.stack([truth, predicted], axis=1).astype(np.float64), r2, seed=seed)
+    """R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2 with its 95 % bootstrap interval over rows, or
+    whole groups of them."""
+    pairs = np.stack([truth, predicted], axis=1).astype(np.float64)
+    return bootstrap(pairs, r2, groups=groups, seed=seed)
 
 
 def r2(pairs: Float64[np.ndarray, "n 2"]) -> float:

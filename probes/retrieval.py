@@ -9,14 +9,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from sklearn.utils import gen_batches
 
-from .intervals import Interval, bootstrap
+from .intervals import Interval, bootstrap, group_codes
 from .knn import ranking
 
 _BLOCK = 4_000_000  # ranked rows that are held at once
 
 
 class Retrieval(NamedTuple):
-    """How well the rows of a query's class are found, with 95 % bootstrap intervals over queries.
+    """How well the rows of a query's class are found, with 95 % bootstrap intervals over queries,
+    or groups of them.
 
     recall: {k: share of queries with a row of their class among the k nearest}.
     mean_average_precision: average precision is the mean, over all R rows of the query's class,
@@ -39,6 +40,7 @@ def retrieval(
     gallery_labels: Int64[np.ndarray, "n"],
     *,
     ks: Sequence[int] = (1, 5, 10),
+    groups: Int64[np.ndarray, "_"] | None = None,
     seed: int = 0,
 ) -> Retrieval:
     """Queries (test) look for their class in a gallery (train), by cosine similarity.
@@ -48,13 +50,14 @@ def retrieval(
 
     Args:
         ks: neighbours of recall@k, at most n.
+        groups: which queries show the same place, and are drawn together; None: none do.
         seed: of the bootstrap.
     """
     found = (
         gallery_labels[ranking(queries[rows], gallery)] == labels[rows, None]
         for rows in gen_batches(len(queries), max(1, _BLOCK // len(gallery)))
     )
-    return _measured(found, len(gallery), ks, seed)
+    return _measured(found, len(gallery), ks, seed, group_codes(groups, len(queries)))
 
 
 def retrieval_within(
@@ -73,23 +76,32 @@ def retrieval_within(
             others = ranked[ranked != own].reshape(len(ranked), -1)
             yield labels[others] == labels[rows, None]
 
-    return _measured(found(), len(features) - 1, ks, seed)
+    return _measured(found(), len(features) - 1, ks, seed, np.arange(len(features)))
 
 
 def _measured(
-    blocks: Iterator[Bool[np.ndarray, "b n"]], size: int, ks: Sequence[int], seed: int
+    blocks: Iterator[Bool[np.ndarray, "b n"]],
+    size: int,
+    ks: Sequence[int],
+    seed: int,
+    groups: Int64[np.ndarray, "q"],
 ) -> Retrieval:
-    """From which rows of each query's ranking are of its class."""
+    """From which rows of each query's ranking are of its class, and the queries' groups."""
     if not ks or not 1 <= min(ks) <= max(ks) <= size:
         raise ValueError(f"expected 1 <= k <= {size}, the rows of the gallery; got {list(ks)}")
-    scores = np.concatenate([_scores(block[block.any(axis=1)], ks) for block in blocks])
+    known, parts = [], []
+    for block in blocks:
+        known.append(block.any(axis=1))
+        parts.append(_scores(block[known[-1]], ks))
+    scores, groups = np.concatenate(parts), groups[np.concatenate(known)]
     if len(scores) == 0:
         raise ValueError(
             "no query is of a class that the gallery has: do training and test images have a class "
             "in common?"
         )
     *recall, full, at_r = [
-        bootstrap(column, lambda rows: float(rows.mean()), seed=seed) for column in scores.T
+        bootstrap(column, lambda rows: float(rows.mean()), groups=groups, seed=seed)
+        for column in scores.T
     ]
     return Retrieval(dict(zip(ks, recall, strict=True)), full, at_r, len(scores))
 

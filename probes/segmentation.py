@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, Num
 
-from .intervals import Interval, bootstrap
+from .intervals import Interval, bootstrap, group_codes
 
 IGNORED = 255  # the class of pixels that nobody is asked about, as in most published sets
 
 
 class Segmentation(NamedTuple):
-    """How well masks are predicted, with 95 % bootstrap intervals over images.
+    """How well masks are predicted, with 95 % bootstrap intervals over images,
+    or groups of them.
 
     mean_iou: mean over classes of intersection / union, of the pixels of all images together.
     pixel_accuracy: share of pixels that are right.
@@ -29,12 +30,14 @@ def segmentation(
     truth: Num[np.ndarray, "n H W"],
     predicted: Num[np.ndarray, "n H W"],
     *,
+    groups: Int64[np.ndarray, "_"] | None = None,
     seed: int = 0,
     resamples: int = 2000,
 ) -> Segmentation:
     """Scores of predicted masks; pixels of class 255 in the truth do not count.
 
     Args:
+        groups: which images show the same place, and are drawn together; None: none do.
         seed, resamples: of the bootstrap. Whole images are drawn, of those with a pixel that
             counts: pixels of one are not independent.
 
@@ -44,16 +47,18 @@ def segmentation(
     classes = np.union1d(truth[truth != IGNORED], predicted)
     codes = np.where(truth == IGNORED, -1, np.searchsorted(classes, truth))
     tables = confusion(codes, np.searchsorted(classes, predicted), len(classes))
-    tables = tables[tables.any(axis=(1, 2))]
+    counted = tables.any(axis=(1, 2))
+    tables, groups = tables[counted], group_codes(groups, len(tables))[counted]
     if not len(tables):
         raise ValueError(f"expected masks with a class; all pixels are {IGNORED}, which is ignored")
     pixels = tables.sum(axis=(1, 2))
     right = np.trace(tables, axis1=1, axis2=2)
     return Segmentation(
-        bootstrap(tables, mean_iou, seed=seed, resamples=resamples),
+        bootstrap(tables, mean_iou, groups=groups, seed=seed, resamples=resamples),
         bootstrap(
             np.stack([right, pixels], axis=1),
             lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()),
+            groups=groups,
             seed=seed,
             resamples=resamples,
         ),

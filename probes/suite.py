@@ -20,7 +20,7 @@ from .attentive_probe import AttentiveProbe
 from .clustering import cluster
 from .evaluate import fit_and_score, int32
 from .features import TOKENS, Encoder, FeatureTable, pooled
-from .intervals import Interval, bootstrap, jackknife, wilson
+from .intervals import Interval, accuracy_interval, bootstrap, group_codes, jackknife
 from .linear import LinearProbe
 from .low_shot import SHOTS, Shots, low_shot
 from .mlp import MLPProbe
@@ -62,19 +62,22 @@ class Tables(NamedTuple):
     """What all probes read: of one encoder, training and test images by `extract`, in all its
     poolings by mean and in `tokens` if the attentive probe is wanted.
 
-    groups: of the training images, see `evaluate_frozen`.
+    groups, test_groups: of the training and of the test images, see `evaluate_frozen`.
     """
 
     train: FeatureTable
     test: FeatureTable
     groups: Int64[np.ndarray, "n"] | None = None
+    test_groups: Int64[np.ndarray, "m"] | None = None
 
 
 @dataclass(frozen=True)
 class Findings:
     """What was found.
 
-    metrics: {name: {"value", "low", "high"}}, all with 95 % intervals.
+    metrics: {name: {"value", "low", "high"}}, all with 95 % intervals; over whole groups of test
+        images where these are known, but for `lidar` and `alignment`, whose views do not tell
+        which images they are of.
     predicted: {classifying probe: label of each test image}.
     details: choices, and what curves are drawn over; goes into JSON.
     spectrum: variances of the test features along their principal axes, descending; empty
@@ -115,7 +118,8 @@ def examine(
 
     Args:
         views: batches (views [B, V, C, H, W], labels) of augmented images.
-        corrupted: by name, batches of the same test images under each corruption.
+        corrupted: by name, batches of the same test images under each corruption. Where test
+            images are of groups, batches tell `rows`, or are of all test images in their order.
         seed: of every draw.
     """
     unknown = [name for name in probes if name not in PROBES]
@@ -123,10 +127,10 @@ def examine(
         raise ValueError(f"expected probes of {', '.join(PROBES)}; got {list(probes)}")
     if "corruptions" in probes and not corrupted:
         raise ValueError("the probe `corruptions` needs corrupted test images")
-    train, test, groups = tables
+    train, test, groups, test_groups = tables
     fitted = {*probes} | ({"linear"} if "corruptions" in probes else set())
     both = [name for name in ("linear", "knn") if name in fitted]
-    scores = fit_and_score(train, test, both, groups=groups, seed=seed)
+    scores = fit_and_score(train, test, both, groups=groups, test_groups=test_groups, seed=seed)
     choices = {"chosen": scores.chosen, "held_out": scores.held_out, "C": scores.C}
     found = Findings(
         {k: v for k, v in scores.metrics.items() if k.split("_")[0] in probes},
@@ -149,15 +153,16 @@ def examine(
     if "low_shot" in probes:
         _low_shot(tables, seed, found)
     if "retrieval" in probes:
-        _retrieval(train, test, seed, found)
+        _retrieval(tables, seed, found)
     if "clustering" in probes:
         rows = draw(len(test.labels), CLUSTERED, seed, "clustering")
-        clusters = cluster(_last(test, rows), test.labels[rows], seed=seed)
+        some = _some(test_groups, rows)
+        clusters = cluster(_last(test, rows), test.labels[rows], groups=some, seed=seed)
         _add(found, {"clustering_nmi": clusters.nmi, "clustering_ari": clusters.ari})
     if "diagnostics" in probes:
-        found = _diagnostics(encoder, test, views, seed, found)
+        found = _diagnostics(encoder, tables, views, seed, found)
     if "corruptions" in probes and corrupted and scores.linear is not None:
-        _corruptions(encoder, scores.linear, best, corrupted, seed, found)
+        _corruptions(encoder, scores.linear, best, corrupted, tables, seed, found)
     return found
 
 
@@ -180,6 +185,12 @@ def _add(found: Findings, intervals: Mapping[str, Interval]) -> None:
     found.metrics.update({name: interval._asdict() for name, interval in intervals.items()})
 
 
+def _some(
+    groups: Int64[np.ndarray, "n"] | None, rows: Int64[np.ndarray, "m"]
+) -> Int64[np.ndarray, "m"] | None:
+    return None if groups is None else groups[rows]
+
+
 def _last(table: FeatureTable, rows: Int64[np.ndarray, "m"]) -> Float[np.ndarray, "m d"]:
     return np.asarray(table.features["last"][rows])
 
@@ -195,13 +206,13 @@ def _classify(
     """Fit one more classifier, and count where it is right."""
     fitted: Any = estimator
     said = fitted.fit(X, tables.train.labels, tables.groups).predict(X_test)
-    truth = tables.test.labels
     found.predicted[name] = said
-    _add(found, {f"{name}_top1": wilson(int((said == truth).sum()), len(truth))})
+    right = accuracy_interval(said == tables.test.labels, tables.test_groups)
+    _add(found, {f"{name}_top1": right})
 
 
 def _low_shot(tables: Tables, seed: int, found: Findings) -> None:
-    train, test, groups = tables
+    train, test, groups, test_groups = tables
     records = low_shot(
         LinearProbe(C=PENALTY),
         train.features["last"],
@@ -210,6 +221,7 @@ def _low_shot(tables: Tables, seed: int, found: Findings) -> None:
         test.labels,
         shots=shots_of(train.labels, groups),
         groups=groups,
+        test_groups=test_groups,
         seed=seed,
     )
     for record in records:
@@ -222,7 +234,8 @@ def _low_shot(tables: Tables, seed: int, found: Findings) -> None:
         }
 
 
-def _retrieval(train: FeatureTable, test: FeatureTable, seed: int, found: Findings) -> None:
+def _retrieval(tables: Tables, seed: int, found: Findings) -> None:
+    train, test, _, test_groups = tables
     queries = draw(len(test.labels), QUERIES, seed, "queries")
     gallery = draw(len(train.labels), GALLERY, seed, "gallery")
     scores = retrieval(
@@ -231,6 +244,7 @@ def _retrieval(train: FeatureTable, test: FeatureTable, seed: int, found: Findin
         _last(train, gallery),
         train.labels[gallery],
         ks=[k for k in NEAREST if k <= len(gallery)],
+        groups=_some(test_groups, queries),
         seed=seed,
     )
     _add(found, {f"retrieval_recall/{k}": recall for k, recall in scores.recall.items()})
@@ -240,25 +254,29 @@ def _retrieval(train: FeatureTable, test: FeatureTable, seed: int, found: Findin
 
 
 def _diagnostics(
-    encoder: Encoder, test: FeatureTable, views: Views, seed: int, found: Findings
+    encoder: Encoder, tables: Tables, views: Views, seed: int, found: Findings
 ) -> Findings:
-    features = _last(test, draw(len(test.labels), DIAGNOSED, seed, "diagnostics"))
+    shown = draw(len(tables.test.labels), DIAGNOSED, seed, "diagnostics")
+    features, groups = _last(tables.test, shown), _some(tables.test_groups, shown)
 
-    def number(function: Any, rows: np.ndarray, name: str) -> None:
+    def number(
+        function: Any, rows: np.ndarray, name: str, groups: np.ndarray | None = None
+    ) -> None:
         interval = jackknife(
             rows,
             lambda x: float(function(torch.from_numpy(x))),
             seed=seed,
-            parts=min(PARTS, len(rows)),
+            groups=groups,
+            parts=min(PARTS, len(np.unique(group_codes(groups, len(rows))))),
         )
         _add(found, {name: interval})
 
-    number(rankme, features, "rankme")
+    number(rankme, features, "rankme", groups)
     try:
-        number(alpha_req, features, "alpha_req")
+        number(alpha_req, features, "alpha_req", groups)
     except ValueError as error:  # few images, or narrow features: no spectrum to fit a line to
         log.warning("alpha_req is left out: %s", error)
-    number(uniformity, features, "uniformity")
+    number(uniformity, features, "uniformity", groups)
     several = features_of_views(encoder, views)
     if several is not None:
         number(lidar, several, "lidar")
@@ -283,19 +301,31 @@ def _corruptions(
     linear: LinearProbe,
     pooling: str,
     corrupted: Mapping[str, Iterable],
+    tables: Tables,
     seed: int,
     found: Findings,
 ) -> None:
-    every = []
+    every, groups = [], None
     for name, batches in corrupted.items():
-        right = np.concatenate(
-            [
-                linear.predict(batch[pooling]) == batch["labels"]
-                for batch in pooled(encoder, batches, [pooling])
-            ]
-        )
-        _add(found, {f"corrupted_top1/{name}": wilson(int(right.sum()), len(right))})
+        parts = list(pooled(encoder, batches, [pooling]))
+        right = np.concatenate([linear.predict(p[pooling]) == p["labels"] for p in parts])
+        groups = _groups_of(parts, tables)
+        _add(found, {f"corrupted_top1/{name}": accuracy_interval(right, groups)})
         every.append(right)
     of_each_image = np.stack(every, axis=1).mean(axis=1)
-    mean = bootstrap(of_each_image, lambda rows: float(rows.mean()), seed=seed)
+    mean = bootstrap(of_each_image, lambda rows: float(rows.mean()), groups=groups, seed=seed)
     _add(found, {"corrupted_top1": mean})
+
+
+def _groups_of(
+    parts: Sequence[Mapping[str, np.ndarray]], tables: Tables
+) -> Int64[np.ndarray, "n"] | None:
+    """Groups of the images of batches, by the rows of the test table that they are."""
+    known, groups = tables.test.rows, tables.test_groups
+    if groups is None or not all("rows" in part for part in parts):
+        return groups
+    rows = np.concatenate([part["rows"] for part in parts])
+    if known is None:
+        return groups[rows]
+    order = known.argsort()
+    return groups[order[np.searchsorted(known, rows, sorter=order)]]

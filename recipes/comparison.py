@@ -37,8 +37,8 @@ HEADLINES = SHARES | DIAGNOSTICS
 class Test(NamedTuple):
     """A classifying probe of an encoder against the reference's, on the same test images.
 
-    difference: of accuracies, encoder minus reference. p_value, adjusted: McNemar's, and Holm's
-    correction over all tests on that set of images.
+    difference: of accuracies, encoder minus reference. p_value, adjusted: see `mcnemar`, and
+    Holm's correction over all tests on that set of images.
     """
 
     difference: Interval
@@ -78,7 +78,8 @@ def paired_tests(cells: Cells, reference: str, seed: int) -> dict[tuple[str, str
                 raise ValueError(f"{name} and {reference} were tested on different images")
             for probe in cell.predicted.keys() & base.predicted.keys():
                 right, theirs = (c.predicted[probe] == c.labels for c in (cell, base))
-                found[place, name, probe] = mcnemar(right, theirs, seed=seed)
+                groups = cell.groups if base.groups is None else base.groups
+                found[place, name, probe] = mcnemar(right, theirs, groups=groups, seed=seed)
         adjusted = holm([test.p_value for test in found.values()])
         for (key, test), p in zip(found.items(), adjusted, strict=True):
             tests[key] = Test(test.difference, test.p_value, float(p))
@@ -133,8 +134,9 @@ def as_document(result: Result, table: str, reference: str) -> str:
         f"# {result['recipe']}\n\n`{result['command']}`, seed {result['seed']}, "
         f"{result['seconds'] / 60:.1f} minutes.\n\nTop-1 accuracies and shares in %, with 95 % "
         f"intervals. ▲ and ▼: better and worse than {reference} on the same test images "
-        "(McNemar's test, p below 0.05 after Holm's correction over all tests on those images). "
-        f"Every number: comparison.csv.\n\n{table}\n"
+        "(McNemar's test, by whole groups where images are known to share a place; p below 0.05 "
+        "after Holm's correction over all tests on those images). Every number: comparison.csv."
+        f"\n\n{table}\n"
     )
 
 

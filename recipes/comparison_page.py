@@ -47,8 +47,9 @@ def introduction(result: Result, look: Mapping[str, Look], reference: str) -> Ht
         f'<p class="muted">seed {result["seed"]}, {result["seconds"] / 60:.1f} minutes of '
         "measuring. Encoders are frozen; all probes of an encoder read one table of its "
         "features. Intervals are of 95 %. ▲ and ▼: surely better and worse than "
-        f"{escape(reference)} on the same test images (McNemar's exact test, p below 0.05 after "
-        "Holm's correction over all tests on these images).</p>"
+        f"{escape(reference)} on the same test images (McNemar's exact test, by whole groups where "
+        "images are known to share a place; p below 0.05 after Holm's correction over all tests "
+        "on these images).</p>"
         f'<p class="encoders">{key}</p>'
     )
 

@@ -24,7 +24,7 @@ from ..probes.features import extract
 from ..probes.paired import mcnemar
 from .folder import CONFIG
 from .importing import load_predictor
-from .measuring import sample_of
+from .measuring import groups_in, sample_of
 from .probe import check_channels
 from .results import Measured, shown
 
@@ -138,12 +138,14 @@ def cost_of(
                 data.evaluation_loader("test"),
             )
         )
-        scores.append((fit_and_score(train, test, groups=groups, seed=seed), test.labels))
-    (full, labels), (eight, _) = scores
+        kept = groups_in(data.images("test"), test)
+        score = fit_and_score(train, test, groups=groups, test_groups=kept, seed=seed)
+        scores.append((score, test.labels, kept))
+    (full, labels, kept), (eight, _, _) = scores
     found = {}
     for probe in full.predicted:
         right = (eight.predicted[probe] == labels, full.predicted[probe] == labels)
-        gap, p_value = mcnemar(*right, seed=seed)
+        gap, p_value = mcnemar(*right, groups=kept, seed=seed)
         name = f"{probe}_top1"
         difference = Measured(value=gap.value, low=gap.low, high=gap.high)
         found[name] = Cost(full.metrics[name], eight.metrics[name], difference, p_value)

@@ -25,12 +25,13 @@ from ..datasets.augmented_views import ViewBatches, Views
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.corruptions import KINDS, SEVERITIES, Corruption, corrupted
 from ..datasets.datamodule import ImageDataModule
-from ..datasets.images import Split
+from ..datasets.images import ImageSet, Split
 from ..datasets.loaders import TrainBatches
 from ..probes.features import (
     GRID,
     TOKENS,
     Encoder,
+    FeatureTable,
     Precision,
     RawPixels,
     extract,
@@ -97,7 +98,16 @@ def tables_of(
             progress=True,
         )
 
-    return Tables(table("train", rows), table("test", None), groups)
+    test = table("test", None)
+    return Tables(table("train", rows), test, groups, groups_in(data.images("test"), test))
+
+
+def groups_in(images: ImageSet, table: FeatureTable) -> Int64[np.ndarray, " n"] | None:
+    """The group of each row of a table of these images, where these are known."""
+    if images.groups is None:
+        return None
+    groups = images.groups.numpy()
+    return groups if table.rows is None else groups[table.rows]
 
 
 def placed(encoder: Encoder, device: torch.device) -> Encoder:
@@ -195,7 +205,8 @@ class Cell:
 
     about: whose, of what and by which seed; see `about`.
     metrics, details, spectrum, predicted: as in `Findings`.
-    labels: of the test images. map, map_labels: see `map_of`.
+    labels, groups: of the test images; no groups where they are not known. map, map_labels: see
+        `map_of`.
     """
 
     about: dict[str, Any]
@@ -207,6 +218,7 @@ class Cell:
     map: Float32[np.ndarray, "m 2"]
     map_labels: Int64[np.ndarray, " m"]
     pictures: Pictures
+    groups: Int64[np.ndarray, " n"] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -223,6 +235,7 @@ def about(
     precision: Precision = "float32",
 ) -> dict[str, Any]:
     """What a cell's numbers depend on, apart from the choice of probes; goes into JSON."""
+    groups = data.images("test").groups
     return {
         "encoder": encoder.name,
         "fingerprint": encoder.fingerprint(),
@@ -235,6 +248,7 @@ def about(
         "classes": data.images("test").classes,
         "seed": seed,
         "precision": precision,
+        **({} if groups is None else {"test_groups": len(groups.unique())}),
     }
 
 
@@ -272,7 +286,10 @@ def measure_cell(
         write_arrays(folder / "map.npz", {"xy": xy, "labels": tables.test.labels[rows]})
         save_pictures(folder / "pictures.npz", encoder, data, None, seed)
     said = (known.predicted if known else {}) | found.predicted
-    write_arrays(folder / "predictions.npz", {"labels": tables.test.labels, **said})
+    truth = {"labels": tables.test.labels}
+    if tables.test_groups is not None:
+        truth["groups"] = tables.test_groups
+    write_arrays(folder / "predictions.npz", truth | said)
     spectrum = known.spectrum if known and not len(found.spectrum) else found.spectrum
     done = {
         "probes": [*details["probes"], *missing],
@@ -305,6 +322,7 @@ def read_cell(folder: Path) -> Cell:
         details=stored["details"],
         spectrum=np.array(stored["spectrum"]),
         labels=predicted.pop("labels"),
+        groups=predicted.pop("groups", None),
         predicted=predicted,
         map=places["xy"],
         map_labels=places["labels"],

@@ -140,8 +140,9 @@ def measure(
     metrics: dict[str, Measured] = {}
     baselines = baselines_of(frozen, seed)
     for prefix, each in {"": frozen, **baselines}.items():
-        train, test, groups = tables_of(each, data, (), labelled=labelled, cache=cache)
-        found = evaluate_tables(train, test, groups=groups, seed=seed)["metrics"]
+        train, test, groups, test_groups = tables_of(each, data, (), labelled=labelled, cache=cache)
+        found = evaluate_tables(train, test, groups=groups, test_groups=test_groups, seed=seed)
+        found = found["metrics"]
         metrics |= {f"{prefix}/{name}".lstrip("/"): value for name, value in found.items()}
     return apart(metrics, tuple(f"{prefix}/" for prefix in baselines))
 

@@ -31,7 +31,7 @@ from ..probes.features import (
     random_encoder,
 )
 from ..probes.frames import FrameByFrame, MiddleFrame
-from ..probes.intervals import wilson
+from ..probes.intervals import accuracy_interval
 from ..probes.knn import KNNProbe
 from ..probes.linear import LinearProbe
 from ..probes.regression import RidgeProbe, r2_interval
@@ -75,13 +75,17 @@ class ClipProbes:
 
 @dataclass(frozen=True)
 class Known:
-    """Tables of one encoder: features by pooling, [n, D], or tokens [n, N, D], and the truth."""
+    """Tables of one encoder: features by pooling, [n, D], or tokens [n, N, D], and the truth.
+
+    groups, test_groups: which training and which test clips are over one scene, where known.
+    """
 
     train: Mapping[str, np.ndarray]
     test: Mapping[str, np.ndarray]
     labels: tuple[np.ndarray, np.ndarray]
     targets: Mapping[str, tuple[np.ndarray, np.ndarray]]
     groups: np.ndarray | None
+    test_groups: np.ndarray | None
 
 
 def encoders_of(
@@ -170,6 +174,7 @@ def known_clips(
             for name in train.targets
         },
         groups=None if train.groups is None else train.groups[videos[0]].numpy(),
+        test_groups=None if test.groups is None else test.groups[videos[1]].numpy(),
     )
 
 
@@ -197,7 +202,11 @@ def probed(known: Known, probes: ClipProbes, seed: int, device: str) -> dict[str
 
     def accuracy(probe: Any, table: str) -> Measured:
         said = probe.predict(np.asarray(known.test[table]))
-        return Measured(**wilson(int((said == y_test).sum()), len(y_test))._asdict())
+        return Measured(**accuracy_interval(said == y_test, known.test_groups)._asdict())
+
+    def r2(said: np.ndarray, truth: np.ndarray) -> Measured:
+        found = r2_interval(truth, said, groups=known.test_groups, seed=seed)
+        return Measured(**found._asdict())
 
     linear = {
         name: LinearProbe(random_state=state).fit(known.train[name], y, known.groups)
@@ -217,11 +226,11 @@ def probed(known: Known, probes: ClipProbes, seed: int, device: str) -> dict[str
         }
         best = max(pooled, key=lambda name: max(ridges[name].held_out_.values(), default=0.0))
         said = ridges[best].predict(np.asarray(known.test[best]))
-        found[f"{target}_r2/linear"] = r2_interval(test_truth, said, seed=seed)._asdict()
+        found[f"{target}_r2/linear"] = r2(said, test_truth)
         regressor = AttentiveRegressor(**probes.attentive(state), device=device)
         regressor.fit(known.train[TOKENS], truth, known.groups)
         said = np.asarray(regressor.predict(known.test[TOKENS]), dtype=np.float64)
-        found[f"{target}_r2"] = r2_interval(test_truth, said, seed=seed)._asdict()
+        found[f"{target}_r2"] = r2(said, test_truth)
     return dict(sorted(found.items()))
 
 

@@ -9,9 +9,9 @@ import torch
 
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
-from jepa.probes.evaluate import evaluate_frozen, evaluate_tables
-from jepa.probes.features import FeatureTable, RawPixels, random_encoder
-from jepa.probes.intervals import wilson
+from jepa.probes.evaluate import evaluate_frozen, evaluate_tables, fit_and_score
+from jepa.probes.features import FeatureTable, RawPixels, extract, random_encoder
+from jepa.probes.intervals import accuracy_interval, wilson
 
 
 def bars(n, seed):
@@ -39,6 +39,19 @@ def test_every_encoder_is_measured_by_the_same_call(tmp_path):
             assert headline == wilson(right, 200)._asdict()
     assert result["metrics"]["linear_top1"]["value"] > 0.95
     assert result["images"] == {"train": 400, "test": 200}
+
+
+def test_intervals_are_of_the_groups_of_test_images():
+    test, groups = bars(200, 1), np.arange(200) % 4 + 10 * (np.arange(200) // 40)
+    wide = evaluate_frozen(RawPixels(), bars(40, 0), test, test_groups=groups)["metrics"]
+    narrow = evaluate_frozen(RawPixels(), bars(40, 0), test)["metrics"]
+    tables = [extract(RawPixels(), batches, ("last",)) for batches in (bars(40, 0), test)]
+    said = fit_and_score(*tables, test_groups=groups).predicted
+    for probe in ("knn", "linear"):
+        right = said[probe] == tables[1].labels
+        name = f"{probe}_top1"
+        assert wide[name] == accuracy_interval(right, groups)._asdict() != narrow[name]
+        assert narrow[name] == wilson(int(right.sum()), 200)._asdict()
 
 
 def test_the_pooling_is_chosen_without_the_test_set():

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jepa.probes.intervals import bootstrap, jackknife, mean_interval, wilson
+from jepa.probes.intervals import (
+    accuracy_interval,
+    bootstrap,
+    jackknife,
+    mean_interval,
+    mean_variance,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("right", "of"), [(0, 10), (10, 10), (3, 7), (880, 1000), (1, 10_000)])
@@ -23,6 +30,92 @@ def test_wilson_equals_scipy(right, of, confidence):
 def test_wilson_refuses_what_is_no_proportion(bad):
     with pytest.raises(ValueError, match="expected 0 <= successes"):
         wilson(*bad)
+
+
+def clustered(random, groups, share, alike):
+    """Right or wrong in groups of 3 to 39 rows, whose shares are Beta's of the given mean and
+    intraclass correlation."""
+    a, b = share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike
+    of_each = np.repeat(np.arange(groups), random.integers(3, 40, groups))
+    return random.random(len(of_each)) < random.beta(a, b, groups)[of_each], of_each
+
+
+@pytest.mark.parametrize(("groups", "share"), [(139, 0.25), (40, 0.05), (12, 0.5)])
+def test_accuracies_of_rows_in_groups_are_covered_where_wilsons_interval_is_not(groups, share):
+    random, covered = np.random.default_rng(0), np.zeros(2)
+    for _ in range(400):
+        right, of_each = clustered(random, groups, share, 0.3)
+        both = wilson(int(right.sum()), len(right)), accuracy_interval(right, of_each)
+        covered += [found.low <= share <= found.high for found in both]
+    assert covered[0] < 0.65 * 400
+    assert 0.9 * 400 <= covered[1] <= 0.98 * 400
+
+
+@pytest.mark.parametrize("right", [0, 1, 13, 50])
+def test_groups_of_one_row_are_no_groups(right):
+    answers = np.random.default_rng(0).permutation(np.arange(50) < right)
+    alone = np.random.default_rng(1).permutation(50) + 7
+    for groups in (None, alone):
+        assert accuracy_interval(answers, groups) == wilson(right, 50)
+    values = answers + np.linspace(0, 1, 50)
+    for function in (bootstrap, jackknife):
+        assert function(values, np.mean, seed=3, groups=alone) == function(values, np.mean, seed=3)
+    assert mean_variance(values, alone) == mean_variance(values)
+    assert mean_variance(values)[0] == pytest.approx(stats.sem(values) ** 2)
+
+
+def test_equal_rows_of_a_group_count_once():
+    """Each row seven times: the variance is that of the rows, to which Student's t is added."""
+    values = np.random.default_rng(0).random(40)
+    groups = np.repeat(np.arange(40), 7)
+    many = np.repeat(values, 7)
+    assert mean_variance(many, groups) == pytest.approx(mean_variance(values))
+    assert bootstrap(many, np.mean, seed=2, groups=groups) == pytest.approx(
+        bootstrap(values, np.mean, seed=2)
+    )
+    assert jackknife(many, np.mean, seed=2, groups=groups) == pytest.approx(
+        jackknife(values, np.mean, seed=2)
+    )
+    right = np.arange(40) < 11
+    found, alone = accuracy_interval(np.repeat(right, 7), groups), wilson(11, 40)
+    assert found.value == alone.value
+    assert 1 < (found.high - found.low) / (alone.high - alone.low) < 1.1
+    none = accuracy_interval(np.zeros(280, dtype=bool), groups)
+    assert 1 < none.high / wilson(0, 40).high < 1.1
+
+
+def test_bootstrap_and_jackknife_cover_means_of_rows_in_groups():
+    random, covered = np.random.default_rng(0), np.zeros(3)
+    for i in range(100):
+        right, groups = clustered(random, 60, 0.4, 0.3)
+        rows = right.astype(float)
+        found = [
+            bootstrap(rows, np.mean, seed=i, groups=groups, resamples=100),
+            jackknife(rows, np.mean, seed=i, groups=groups),
+            bootstrap(rows, np.mean, seed=i, resamples=100),
+        ]
+        covered += [interval.low <= 0.4 <= interval.high for interval in found]
+    assert (covered[:2] >= 0.88 * 100).all()
+    assert covered[2] < 0.65 * 100
+
+
+def test_groups_that_vary_less_than_rows_make_no_more_of_them():
+    right, groups = np.arange(200) % 2 == 0, np.arange(200) // 10
+    found, alone = accuracy_interval(right, groups), wilson(100, 200)
+    assert found.low < alone.low < found.high - 0.1
+
+
+def test_one_group_tells_nothing_of_others():
+    right, groups = np.arange(10) < 3, np.zeros(10, dtype=int)
+    assert accuracy_interval(right, groups) == (0.3, 0, 1)
+    rows = right.astype(float)
+    value, low, high = bootstrap(rows, np.mean, seed=0, groups=groups)
+    assert value == pytest.approx(0.3)
+    assert np.isnan([low, high]).all()
+    with pytest.raises(ValueError, match="number of groups"):
+        jackknife(rows, np.mean, seed=0, groups=groups)
+    with pytest.raises(ValueError, match="one group per row, 10; got 9"):
+        accuracy_interval(right, groups[1:])
 
 
 def test_bootstrap_of_a_mean_is_near_its_closed_form():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier
 
 from jepa.probes.linear import LinearProbe
 from jepa.probes.low_shot import few, low_shot
+from jepa.seeds import derive
 
 NEAREST = KNeighborsClassifier(1)
 
@@ -58,12 +60,33 @@ def test_the_scores_are_those_by_hand():
     assert (one.shots, one.labels, five.shots, five.labels) == (1, 4, 5, 20)
     assert len(set(one.draws)) > 1
     for record in (one, five):
-        mean, sem = np.mean(record.draws), stats.sem(record.draws)
-        low, high = stats.t.interval(0.95, 3, mean, sem)
-        assert record.accuracy == pytest.approx((mean, low, high))
+        rows = [
+            few(y, record.shots, seed=derive(3, "low shot", str(record.shots), d)) for d in range(4)
+        ]
+        right = np.stack([clone(NEAREST).fit(x[r], y[r]).predict(test) == truth for r in rows])
+        np.testing.assert_array_equal(record.draws, right.mean(axis=1))
+        parts = np.array([stats.sem(right.mean(axis=1)) ** 2, stats.sem(right.mean(axis=0)) ** 2])
+        freedom = parts.sum() ** 2 / (parts**2 / [3, 299]).sum()
+        limits = stats.t.interval(0.95, freedom, right.mean(), parts.sum() ** 0.5)
+        assert record.accuracy == pytest.approx((right.mean(), *limits))
     again = low_shot(NEAREST, x, y, test, truth, shots=(5, 1), draws=4, seed=3)
     assert again == [five, one]
     assert low_shot(NEAREST, x, y, test, truth, shots=(1,), draws=4, seed=4) != [one]
+
+
+@pytest.mark.parametrize("alike", [1, 10])
+def test_the_interval_covers_what_other_test_rows_would_give(alike):
+    """`alike` test rows of each thing; the truth is measured on 10,000 rows and 40 draws."""
+    x, y = blobs(200)
+    (truth,) = low_shot(NEAREST, x, y, *blobs(10_000, seed=1), shots=(5,), draws=40, seed=1)
+    inside = 0
+    for trial in range(80):
+        test, labels = blobs(100, seed=2 + trial)
+        things = np.repeat(np.arange(100), alike)
+        (found,) = low_shot(NEAREST, x, y, test[things], labels[things], shots=(5,), draws=5,
+                            test_groups=things, seed=2 + trial)  # fmt: skip
+        inside += found.accuracy.low <= truth.accuracy.value <= found.accuracy.high
+    assert inside >= 0.9 * 80
 
 
 def test_more_labels_help_and_all_labels_are_the_probe_itself():

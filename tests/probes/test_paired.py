@@ -6,8 +6,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from jepa.probes.intervals import bootstrap
+from jepa.probes.intervals import Interval, bootstrap
 from jepa.probes.paired import difference, holm, mcnemar
 
 
@@ -42,6 +43,57 @@ def test_the_interval_is_near_its_closed_form_and_far_from_the_unpaired():
 def test_equal_answers_differ_by_nothing():
     a, _ = answers(5, 5, 5, 5)
     assert mcnemar(a, a) == ((0, 0, 0), 1.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_the_p_value_of_groups_is_that_of_all_exchanges(count):
+    random = np.random.default_rng(count)
+    groups = np.repeat(np.arange(count), random.integers(2, 9, count)) + 3
+    a, b = random.random((2, len(groups))) < [[0.7], [0.4]]
+    gaps = [(a.astype(int) - b)[groups == group].sum() for group in np.unique(groups)]
+    exchanged = [abs(np.dot(signs, gaps)) for signs in product((-1, 1), repeat=count)]
+    shuffled = random.permutation(len(groups))
+    found = mcnemar(a[shuffled], b[shuffled], groups=groups[shuffled])
+    assert found.p_value == pytest.approx(np.mean(np.array(exchanged) >= abs(sum(gaps))), abs=1e-12)
+    assert found.difference.value == pytest.approx(a.mean() - b.mean(), abs=1e-12)
+
+
+def test_groups_of_one_image_are_mcnemars():
+    a, b = answers(9, 3, 40, 7)
+    assert mcnemar(a, b, groups=np.random.default_rng(0).permutation(len(a))) == mcnemar(a, b)
+
+
+def crowds(random, count=40):
+    """Two equally good answers about images in groups, which each finds hard or easy as a whole."""
+    groups = np.repeat(np.arange(count), random.integers(3, 20, count))
+    return *(random.random((2, len(groups))) < random.beta(0.7, 1.3, (2, count))[:, groups]), groups
+
+
+def test_where_neither_is_better_p_values_of_groups_are_uniform(monkeypatch):
+    none = Interval(0.0, 0.0, 0.0)
+    monkeypatch.setattr("jepa.probes.paired.difference", lambda *_, **__: none)  # it is slow
+    random, found, single = np.random.default_rng(0), [], []
+    for _ in range(600):
+        a, b, groups = crowds(random)
+        found.append(mcnemar(a, b, groups=groups).p_value)
+        single.append(mcnemar(a, b).p_value)
+    assert stats.kstest(found, "uniform").statistic < 0.08
+    assert np.mean(np.array(found) < 0.05) < 0.075
+    assert np.mean(np.array(single) < 0.05) > 0.3
+
+
+def test_the_difference_is_covered_by_the_interval_of_groups(monkeypatch):
+    def fewer(*rows, **options):
+        return bootstrap(*rows, **options, resamples=100)
+
+    monkeypatch.setattr("jepa.probes.paired.bootstrap", fewer)
+    random, covered = np.random.default_rng(0), np.zeros(2)
+    for seed in range(80):
+        a, b, groups = crowds(random)
+        both = (mcnemar(a, b, groups=some, seed=seed).difference for some in (groups, None))
+        covered += [interval.low <= 0 <= interval.high for interval in both]
+    assert covered[0] >= 0.88 * 80
+    assert covered[1] < 0.7 * 80
 
 
 def test_any_statistic_of_rows_is_compared_pair_by_pair():

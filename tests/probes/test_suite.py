@@ -1,6 +1,8 @@
 """The suite on data whose answers are known: each number is that of its own probe."""
 
 import json
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -112,6 +114,40 @@ def test_corrupted_images_are_scored_by_the_probe_of_the_clean_ones():
     assert alone.metrics.keys() == {"corrupted_top1", *(f"corrupted_top1/{k}" for k in corrupted)}
     assert alone.metrics["corrupted_top1"] == found["corrupted_top1"]
     assert alone.predicted == {}
+
+
+class Rows(NamedTuple):
+    """A batch of an evaluation loader."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    rows: torch.Tensor
+
+
+def test_every_interval_is_of_groups_of_test_images():
+    """Each test image three times over, in some order: nothing is known that was not before."""
+    of = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 3))
+    pixels, labels = TEST[0][:100], TEST[1][:100]
+    once, thrice = table(pixels, labels), table(pixels[torch.from_numpy(of)], labels[of])
+    thrice = replace(thrice, rows=np.arange(300)[::-1] + 50)  # of its data set
+    batch = Rows(
+        pixels[torch.from_numpy(of)], torch.from_numpy(labels[of]), torch.arange(349, 49, -1)
+    )
+    probes = ("linear", "knn", "mlp", "low_shot", "retrieval", "clustering", "diagnostics",
+              "corruptions")  # fmt: skip
+
+    def widths(tested, groups, batch):
+        found = examine(RawPixels(), Tables(TABLES.train, tested, None, groups), probes,
+                        corrupted={"a/1": [batch], "b/1": [batch[:2]]})  # fmt: skip
+        return {name: n["high"] - n["low"] for name, n in found.metrics.items()}
+
+    single = widths(once, None, Rows(pixels, torch.from_numpy(labels), torch.arange(100)))
+    grouped = widths(thrice, of, batch)
+    dropped = widths(thrice, None, batch)
+    for name, width in single.items():
+        luck = name.startswith("low_shot") and name != "low_shot_top1/10%"  # of labels, not of rows
+        assert luck or dropped[name] < 0.8 * grouped[name], name
+        assert 0.7 < grouped[name] / width < 1.5, name
 
 
 def test_of_few_images_there_are_fewer_neighbours_and_parts():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from jepa.checkpoint import save_encoder
@@ -78,7 +79,10 @@ def test_views_of_a_video_are_one_row_and_unreadable_videos_none(videos, tmp_pat
     sizes = {"frames": 4, "step": 1, "image_size": 16, "workers": 0, "clips_per_video": 2}
     data = ClipDataModule(source=f"frames:{videos}", squares_per_clip=2, **sizes)
     frozen = FrozenEncoder(VisionTransformer(**SIZES | OF_CLIPS), mean=(0.5,) * 3, std=(0.2,) * 3)
+    data.images("test").groups = torch.tensor([5, 5, 6, 7, 7, 7])
     known = known_clips(encoders_of(frozen, 0)[""], data, labelled=None, cache=tmp_path)
+    assert known.test_groups is not None
+    assert known.test_groups.tolist() == [5, 5, 6, 7, 7, 7]
     table = extract(frozen, data.evaluation_loader("train"), ("last", TOKENS))
     assert known.labels[0].tolist() == [0] * 9 + [1] * 10
     assert known.train[TOKENS].shape == (19, 4, 8, 16)
