@@ -89,8 +89,8 @@ def study(
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, jobs))
     if failed:
-        others = f"{len(failed)} of {len(jobs)} runs failed; once mended, --resume runs these alone"
-        raise StoppedError("\n\n".join([*failed, others]))
+        advice = f"{len(failed)} of {len(jobs)} runs failed; once mended, --resume runs these alone"
+        raise StoppedError("\n\n".join([*failed, advice]))
     found = {(key, each): read_result(out / f"{key}-{each}" / "result.json") for key, each in jobs}
     metrics = {
         shown: over_seeds([found[key, each + seed] for each in run.seeds], metric)
