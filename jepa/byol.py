@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import permutations
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 
 from jepa.encoder import VisionTransformer
 from jepa.joint import Embedded, JointEmbedding, mlp, of_each_view
-from jepa.target import EMATarget, ema_update
+from jepa.target import EMATarget, SlowLayers, ema_update
 
 
 def byol_loss(
@@ -54,7 +53,7 @@ class BYOL(JointEmbedding):
         super().__init__(encoder, projector)
         self.predictor = mlp((projector[-1], predictor, projector[-1]))
         self.target = EMATarget(encoder)
-        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.target_projector = SlowLayers(self.projector)
 
     @property
     def encoders(self) -> dict[str, nn.Module]:

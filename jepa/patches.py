@@ -72,4 +72,6 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Pixels, keep: Int64[Tensor, "B K"] | None = None) -> Tensor:
         patches = patchify(images, self.patch_size, self.tubelet_size)
+        if patches.is_floating_point():
+            patches = patches.to(self.proj.weight.dtype)  # a target's has more digits than pixels
         return self.proj(patches if keep is None else take(patches, keep))

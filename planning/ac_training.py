@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from jepa.schedules import linear
+from jepa.training import decay_groups
 
 from .ac_predictor import ActionConditionedPredictor
 from .ac_world import normed
@@ -67,7 +68,7 @@ class ActionConditionedTraining(lightning.LightningModule):
     Args:
         predictor: action-conditioned.
         learning_rate: the highest; the first is `start` of it.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW; parameters with one dimension have none.
         steps: frames foreseen one after the other.
         start: share of the learning rate at the first step.
         warmup: share of the optimiser steps in which the rate rises.
@@ -119,7 +120,7 @@ class ActionConditionedTraining(lightning.LightningModule):
         """AdamW with a schedule over the whole training."""
         steps = int(self.trainer.estimated_stepping_batches)
         adam = torch.optim.AdamW(
-            self.predictor.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            decay_groups(self.predictor), lr=self.learning_rate, weight_decay=self.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: self.rate(step, steps))
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

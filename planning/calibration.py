@@ -93,7 +93,11 @@ def gaussian_crps(
 
 def sample_crps(samples: Float[Tensor, "*B P"], truth: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     """As `gaussian_crps`, of the distribution of equally likely samples: mean |x - truth| - half
-    the mean |x - x'| over all pairs (Gneiting & Raftery 2007, eq. 20)."""
+    the mean |x - x'| over all pairs (Gneiting & Raftery 2007, eq. 20).
+
+    Pairs of a sample with itself are among them: P samples of the true distribution score 1 + 1/P
+    times what that distribution does (Ferro 2014). Compare clouds of the same size.
+    """
     count, ranked = samples.shape[-1], samples.sort(dim=-1).values
     ranks = 2 * torch.arange(1, count + 1, dtype=samples.dtype, device=samples.device) - count - 1
     return (samples - truth.unsqueeze(-1)).abs().mean(dim=-1) - ranked @ ranks / count**2
@@ -113,8 +117,15 @@ def gaussian_covers(
 def sample_covers(
     samples: Float[Tensor, "*B P"], truth: Float[Tensor, "*B"], level: float
 ) -> Bool[Tensor, "*B"]:
-    """As `gaussian_covers`, between quantiles of the samples."""
-    ends = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=samples.dtype).to(samples.device)
+    """As `gaussian_covers`, between quantiles of the samples.
+
+    The k-th smallest of P is the quantile k / (P + 1) (Weibull 1939), below which lies what came
+    in that share of cases if the samples are right; linear between them. The whole range of the
+    samples holds (P - 1) / (P + 1), and is the interval where `level` is more.
+    """
+    count = samples.shape[-1]
+    low = max(((0.5 - level / 2) * (count + 1) - 1) / max(count - 1, 1), 0.0)  # torch's ends at 0
+    ends = torch.tensor([low, 1 - low], dtype=samples.dtype, device=samples.device)
     low, high = samples.quantile(ends, dim=-1)
     return (low <= truth) & (truth <= high)
 

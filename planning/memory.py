@@ -116,7 +116,8 @@ class ShortTermMemory:
             span: in the unit of `time`.
         """
         store = self._filled()
-        distance = torch.cdist(query.to(self.device), store[key])
+        exact = "donot_use_mm_for_euclid_dist"
+        distance = torch.cdist(query.to(self.device), store[key], compute_mode=exact)
         logits = -distance.square() / (2 * width**2)
         if time is not None:
             gap = store["time"].to(logits) - time.to(logits)[:, None]

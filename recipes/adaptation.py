@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jepa import seeds
+
 from ..datasets.trajectories import EpisodeArrays, Trajectories
 from ..datasets.windows import Windows, window_loader
 from ..planning.agent import PlanningAgent, RandomAgent, action_space_of
@@ -161,7 +163,8 @@ def adapt(
     metrics["before/error_px"] = exactly(position_error(model.dynamics, old_test, read))
     for which, change in changes.items():
         world = ChangedRooms(rooms=rooms, **vars(change))
-        episodes = gather(out / which, some, walks_in(world, some), seed)
+        draws = seeds.derive(seed, which)  # not those of the old world, nor of another change
+        episodes = gather(out / which, some, walks_in(world, some), draws)
         new, new_test = (lived(model, episodes_of) for episodes_of in episodes)
         read_new = readout_of(new)
         kinds = relearn(out, which, model.dynamics, old, new, dynamics, relearning, hardware, seed)

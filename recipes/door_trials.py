@@ -151,7 +151,8 @@ def foreseen(particles: Float[Tensor, "N H P 2"], trials: Simulated) -> dict[str
     true, said = trials.crossed(futures), trials.crossed(particles)
     unsure, both = ((p >= CERTAIN) & (p <= 1 - CERTAIN) for p in (true, said))
     opened = trials.layout.open > 0.5
-    stray = torch.cdist(particles, futures).amin(dim=-1).mean(dim=(0, 2))
+    apart = torch.cdist(particles, futures, compute_mode="donot_use_mm_for_euclid_dist")
+    stray = apart.amin(dim=-1).mean(dim=(0, 2))
     found = {}
     for h in (2**k for k in range(len(crps).bit_length())):
         t = h - 1

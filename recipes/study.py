@@ -50,8 +50,9 @@ def study(
 ) -> None:
     """Run recipes over seeds, several at a time, and put their results side by side.
 
-    A number of several seeds is their mean, its interval that of Student's t over the seeds. A run
-    that fails is told at once, and the others go on; StoppedError tells of all that failed.
+    A number of several seeds is their mean, its interval of the spread over seeds and of the runs'
+    own intervals, see `over_seeds`. A run that fails is told at once, and the others go on;
+    StoppedError tells of all that failed.
 
     Args:
         out: folder of the study, a folder in it for each run; must be empty unless resuming.
@@ -127,14 +128,29 @@ def call(run: Run, config: str, seed: int, folder: Path) -> None:
 
 
 def over_seeds(results: Sequence[Result], metric: str) -> Measured:
-    """Mean and interval; a single run's own."""
+    """Mean and interval; a single run's own.
+
+    The mean errs by its seeds, of which Student's t interval tells, and by the trials, of which
+    the runs' own do: those may be the same for all seeds, and more seeds lessen nothing. On either
+    side the squares of both reaches are added (Newcombe 1998; Zou & Donner 2008), of the runs' the
+    mean. Where all runs' intervals lie within [0, 1], the mean's ends there too. Numbers without
+    intervals have Student's alone.
+    """
     for result in results:
         if metric not in result["metrics"]:
             raise ValueError(f"no metric {metric!r}; there are {sorted(result['metrics'])}")
     if len(results) == 1:
         return results[0]["metrics"][metric]
-    values = np.array([result["metrics"][metric]["value"] for result in results])
-    return Measured(**mean_interval(values)._asdict())
+    runs = [result["metrics"][metric] for result in results]
+    value, low, high = (np.array([run[part] for run in runs]) for part in ("value", "low", "high"))
+    mean, _, top = mean_interval(value)
+    below, above = (
+        np.hypot(top - mean, np.sqrt(np.square(end - value).mean())) for end in (low, high)
+    )
+    ends = np.array([mean - below, mean + above])
+    if ((low >= 0) & (low < high) & (high <= 1)).all():
+        ends = ends.clip(0, 1)
+    return Measured(value=mean, low=float(ends[0]), high=float(ends[1]))
 
 
 def minutes(began: float) -> str:

@@ -24,7 +24,7 @@ from ..planning.pixel_tasks import Pairs, PixelTasks, SeenStates, Simulator, fix
 from ..planning.protocols import ActionSpace
 from ..planning.rewards import RewardModel
 from ..planning.simulated import Simulated
-from ..probes.intervals import mean_interval
+from ..probes.intervals import mean_interval, wilson
 from .collect import missing
 from .control import share
 from .embedding import GivenEncoder, Latent, sight
@@ -231,8 +231,12 @@ def plays_in(simulator: Simulator, experience: Experience, correlation: float) -
 
 
 def mean_return(evaluation: Evaluation) -> Measured:
-    """Mean sum of rewards, of episodes that did not start at their goals."""
-    return mean_of(evaluation.returns[evaluation.counted])
+    """Mean sum of rewards, of episodes that did not start at their goals; where all sums are 0 or
+    1 it is a share, with Wilson's interval."""
+    returns = evaluation.returns[evaluation.counted]
+    if len(returns) and np.isin(returns, (0, 1)).all():
+        return Measured(**wilson(int(returns.sum()), len(returns))._asdict())
+    return mean_of(returns)
 
 
 def last_distance(evaluation: Evaluation) -> Measured:

@@ -175,3 +175,12 @@ def test_blocks_that_are_none_are_refused(blocks):
 def test_a_schedule_that_ends_before_it_begins_is_refused():
     with pytest.raises(ValueError, match="first_step"):
         Dense(first_step=10, last_step=10)
+
+
+def test_in_bfloat16_targets_are_of_float32_and_take_the_same_clips():
+    model, (clips, masks) = dense_jepa(blocks=BLOCKS, **ALWAYS).bfloat16(), drawn()
+    sum(model(clips.bfloat16(), masks).losses.values()).backward()
+    said = {name: part(clips.bfloat16()) for name, part in model.encoders.items()}
+    assert said["student"].dtype == torch.bfloat16
+    assert said["target"].dtype == torch.float32
+    torch.testing.assert_close(said["student"].float(), said["target"], rtol=0.1, atol=0.1)

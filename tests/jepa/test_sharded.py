@@ -63,3 +63,30 @@ def test_two_ranks_keep_half_each_and_compute_what_one_process_does(on_two_ranks
         torch.testing.assert_close(rank["gradients"], gradients, rtol=0, atol=1e-6)
         torch.testing.assert_close(rank["after"], dict(model.state_dict()), rtol=0, atol=1e-6)
         torch.testing.assert_close(rank["said"], model.encoder(IMAGES), rtol=0, atol=1e-5)
+
+
+def halves_together(rank, out):
+    model = build()
+    shard(model, init_device_mesh("cpu", (2,)))
+    model.bfloat16()
+    gradients = gradients_of(model, [IMAGES[4 * rank : 4 * rank + 4].bfloat16()])
+    with torch.no_grad():
+        for p in model.encoder.parameters():
+            p.add_(1.0)
+    model.follow(0.999)
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients.values())
+    torch.save(whole(model).state_dict(), out / f"{rank}.pt")
+
+
+def test_in_shards_of_bfloat16_the_target_moves_as_in_float32(on_two_ranks, tmp_path):
+    on_two_ranks(halves_together)
+    model = build()
+    start = {name: value.clone() for name, value in model.target.encoder.state_dict().items()}
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in start.items():
+            fast = found[f"encoder.{name}"]
+            before = 0.5 * (value + value.bfloat16().float())  # the first step
+            moved = before + 0.001 * (fast.float() - before)
+            torch.testing.assert_close(found[f"target.encoder.{name}"], moved, rtol=0, atol=1e-6)
+            assert fast.dtype == torch.bfloat16

@@ -1,5 +1,6 @@
 """Pretraining: exact resume after any kill, schedules, the target's rhythm, the watch."""
 
+import copy
 import logging
 import math
 import os
@@ -28,6 +29,7 @@ from jepa.predictor import Predictor
 from jepa.resume import ResumePoint, SafeCheckpointIO
 from jepa.schedules import warmup_cosine
 from jepa.sigreg import LeJEPA
+from jepa.target import ema_update
 from jepa.training import Optimisation, Pretraining, decay_groups
 from jepa.vicreg import VICReg
 from jepa.watch import CollapseWatch, watched
@@ -289,13 +291,15 @@ def test_each_of_the_batches_of_a_step_is_kept_and_counted(tmp_path):
     run(0, 1, 2)  # the same again
 
 
-def joint(objective, **options):
+def joint(objective, schedule=None, **options):
     torch.manual_seed(0)
     encoder = VisionTransformer(image_size=24, patch_size=4, channels=1, dim=16, depth=1, heads=2)
     return Pretraining(
         model=objective(encoder, projector=(12, 8), **options),
         normalize=Normalize((0.5,), (0.25,)),
-        optimisation=Optimisation(steps=6, learning_rate=3e-3, momentum=(0.9, 1.0)),
+        optimisation=Optimisation(
+            **{"steps": 6, "learning_rate": 3e-3, "momentum": (0.9, 1.0)} | (schedule or {})
+        ),
     )
 
 
@@ -324,12 +328,64 @@ def test_joint_embeddings_are_trained_watched_and_resumed_as_jepas_are(
     assert not torch.equal(weights(whole), untrained)
 
 
-@pytest.mark.parametrize("made", [module, lambda: joint(LeJEPA)], ids=["jepa", "lejepa"])
+@pytest.mark.parametrize(
+    "made",
+    [module, lambda: joint(LeJEPA), lambda: joint(BYOL, predictor=12)],
+    ids=["jepa", "lejepa", "byol"],
+)
 def test_weights_may_be_of_bfloat16_alone(tmp_path, made):
-    trained = weights(train(tmp_path, pretraining=made(), precision="bf16-true"))
-    assert trained.dtype == torch.bfloat16
-    assert trained.isfinite().all()
-    assert not torch.equal(trained, weights(made()).bfloat16())
+    begun = made()
+    trained = train(tmp_path, pretraining=made(), precision="bf16-true").model
+    learnt = {name for name, weight in trained.named_parameters() if weight.requires_grad}
+    assert {trained.get_parameter(name).dtype for name in learnt} == {torch.bfloat16}
+    for name, weight in trained.named_parameters():
+        assert weight.isfinite().all()
+        assert weight.dtype == (torch.bfloat16 if name in learnt else torch.float32)
+    before = torch.cat([begun.model.get_parameter(name).flatten() for name in learnt])
+    after = torch.cat([trained.get_parameter(name).flatten() for name in learnt])
+    assert not torch.equal(before.bfloat16(), after)
+
+
+class Kept(lightning.Callback):
+    """What the student was at the start and after every step."""
+
+    def __init__(self):
+        self.students = []
+
+    def keep(self, trainer, module, *_):
+        student = module.model.encoders["student"]
+        self.students.append([p.detach().double() for p in student.parameters()])
+
+    on_train_start = on_train_batch_end = keep
+
+
+@pytest.mark.parametrize(
+    "made", [module, lambda **o: joint(BYOL, predictor=12, schedule=o)], ids=["jepa", "byol"]
+)
+def test_the_target_of_a_student_of_bfloat16_moves_as_in_float64_and_is_resumed(tmp_path, made):
+    """A step is a thousandth of the way, and less than the last digit of most weights."""
+    kept, options = Kept(), {"steps": 6, "momentum": (0.999, 0.999)}
+
+    def run(folder, **how):
+        new = made(**options)
+        return train(tmp_path / folder, pretraining=new, precision="bf16-true", **how).model
+
+    start = made(**options).model.target.encoder
+    target = [p.detach().double() for p in start.parameters()]
+    whole = run("whole", callbacks=[kept])
+    for student in kept.students[1:]:
+        target = [0.999 * slow + 0.001 * fast for slow, fast in zip(target, student, strict=True)]
+    for found, true in zip(whole.target.encoder.parameters(), target, strict=True):
+        torch.testing.assert_close(found.double(), true, rtol=1e-6, atol=1e-7)
+    run("parts", callbacks=[SignalAt(2, signal.SIGTERM)])
+    resumed = run("parts", resume=True).state_dict()
+    assert all(torch.equal(resumed[name], value) for name, value in whole.state_dict().items())
+
+
+def test_an_average_in_half_precision_is_refused():
+    layer = torch.nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="bf16-mixed"):
+        ema_update(copy.deepcopy(layer).bfloat16(), layer, 0.9)
 
 
 def test_directions_are_drawn_at_each_step_and_not_for_each_rank(monkeypatch):

@@ -62,6 +62,27 @@ def test_the_rate_rises_stays_and_falls():
     assert rates == pytest.approx([0.2, 0.6, 1, 1, 1, 0.5, 0])
 
 
+def test_only_parameters_of_several_dimensions_decay():
+    """As published: V-JEPA 2's release excludes biases and all that has one dimension."""
+    training = ActionConditionedTraining(tiny(), weight_decay=0.5)
+    options = dict(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    options |= dict(enable_progress_bar=False, enable_model_summary=False)
+    tokens, actions, states, _ = window()
+    row = {"observations": tokens[0], "actions": actions[0], "states": states[0]}
+    trainer = lightning.Trainer(**options)
+    trainer.fit(training, DataLoader([row]))
+    decays = {
+        id(weight): group["weight_decay"]
+        for group in trainer.optimizers[0].param_groups
+        for weight in group["params"]
+    }
+    learnt = {name: p for name, p in training.predictor.named_parameters() if p.requires_grad}
+    assert len(decays) == len(learnt)
+    for name, weight in learnt.items():
+        free = name.endswith("bias") or weight.ndim == 1
+        assert decays[id(weight)] == (0.0 if free else 0.5), name
+
+
 def test_training_lowers_both_losses():
     """The next frame is the present one shifted by one channel, whatever is done."""
     tokens, actions, states, _ = window(batch=32)

@@ -57,7 +57,7 @@ def test_scores_of_samples_against_loops_and_the_gaussian_form():
         assert one == pytest.approx(np.abs(x - y).mean() - pairs, rel=1e-9)
     covered = sample_covers(torch.as_tensor(samples), torch.as_tensor(truth), 0.6).numpy()
     for x, y, one in zip(samples, truth, covered, strict=True):
-        low, high = np.quantile(x, [0.2, 0.8])
+        low, high = np.quantile(x, [0.2, 0.8], method="weibull")
         assert one == (low <= y <= high)
     assert covered.any()
     assert not covered.all()
@@ -66,6 +66,23 @@ def test_scores_of_samples_against_loops_and_the_gaussian_form():
     assert sample_crps(many, torch.tensor([-0.8]).double()).item() == pytest.approx(
         exact.item(), rel=0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "level", "wanted"),
+    [(64, 0.9, 0.9), (19, 0.9, 0.9), (9, 0.5, 0.5), (9, 0.9, 8 / 10), (2, 0.5, 1 / 3)],
+)
+def test_samples_of_the_true_distribution_cover_what_they_promise_or_all_they_can(
+    count, level, wanted
+):
+    draw, rows = torch.Generator().manual_seed(0), 40_000
+    samples = torch.rand(rows, count, generator=draw, dtype=torch.float64)
+    truth = torch.rand(rows, generator=draw, dtype=torch.float64)
+    covered = sample_covers(samples, truth, level).double().mean().item()
+    assert covered == pytest.approx(wanted, abs=4 * (wanted * (1 - wanted) / rows) ** 0.5)
+    # and their CRPS is above the distribution's by one over their number
+    crps = sample_crps(samples, truth).mean().item()
+    assert crps == pytest.approx((1 + 1 / count) / 6, rel=0.02)
 
 
 def test_rank_correlation_with_ties_against_the_definition():

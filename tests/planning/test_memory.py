@@ -101,6 +101,15 @@ def test_reading_is_attention_over_content_and_time():
     assert memory.read(query, width=1.0, count=99).weights.shape == (6, 50)
 
 
+def test_what_is_near_is_told_apart_far_from_the_origin():
+    memory, places = ShortTermMemory(40), 1000 + torch.arange(40)[:, None] / 64
+    known = rows([0] * 40, range(40))
+    known["latent"] = places.expand(-1, 3)
+    memory.write(known)
+    found = memory.read(known["latent"], width=1 / 64, count=1)
+    assert found.rows["time"][:, 0].tolist() == list(range(40))
+
+
 def test_a_saved_memory_goes_on_as_the_one_that_was_not(tmp_path):
     memory, _ = filled()
     memory.save(tmp_path / "memory.safetensors")

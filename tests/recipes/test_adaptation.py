@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from jepa.datasets.trajectory_store import StoredTrajectories
 from jepa.planning.dynamics import ResidualMLP, Scales
 from jepa.planning.readout import LinearReadout
 from jepa.planning.second_order import SecondOrder
@@ -16,6 +17,7 @@ from jepa.recipes.adaptation_pictures import adaptation_part
 from jepa.recipes.cli import main
 from jepa.recipes.hardware import Hardware
 from jepa.recipes.latent import Dynamics
+from jepa.recipes.world import stacked
 
 CONFIG = {
     "name": "tiny",
@@ -35,12 +37,20 @@ CONFIG = {
 def test_a_run_adapts_plays_in_both_worlds_and_does_not_learn_twice(tmp_path, capsys):
     given, out = tmp_path / "tiny.yaml", tmp_path / "run"
     given.write_text(yaml.safe_dump(CONFIG))
-    assert main(["adapt", "--config", str(given), f"--out={out}"]) == 0, capsys.readouterr().err
+    as_many = "--relearning.episodes=12"
+    done = main(["adapt", "--config", str(given), f"--out={out}", as_many])
+    assert done == 0, capsys.readouterr().err
     first = json.loads((out / "result.json").read_text())
     for who in ("tuned", "replay", "identified"):
         for what in ("success", "old_success", "steps", "error_px", "old_error_px"):
             assert f"both/{who}/{what}" in first["metrics"]
     assert "both/unchanged/success" in first["metrics"]
+    for field in ("actions", "infos.position"):  # draws of its own, of which replay mixes both
+        old, new = (
+            stacked(StoredTrajectories(out / world / "train"), field)
+            for world in ("episodes", "both")
+        )
+        assert not torch.isclose(old[:, 0], new[:, 0]).all(dim=1).any()
     kept = (out / "both_replay.safetensors").stat().st_mtime_ns
     assert main(["adapt", f"--out={out}", "--resume"]) == 0
     assert (out / "both_replay.safetensors").stat().st_mtime_ns == kept

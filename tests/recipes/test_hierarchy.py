@@ -88,6 +88,8 @@ def test_the_nearest_known_latent_tells_the_truth():
     known, truth = torch.randn(50, 3), torch.randn(50, 2)
     readout = NearestReadout.of(known, truth, torch.Generator().manual_seed(0))
     assert torch.equal(readout(known.view(5, 10, 3) + 1e-4), truth.view(5, 10, 2))
+    far = 1000 + torch.arange(50)[:, None].expand(-1, 3) / 64  # whose squares differ in no digit
+    assert torch.equal(NearestReadout(far, truth)(far), truth)
 
 
 def test_episodes_rise_by_a_stride():

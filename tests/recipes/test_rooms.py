@@ -15,6 +15,7 @@ from scipy import stats
 from jepa.checkpoint import save_encoder
 from jepa.encoder import VisionTransformer
 from jepa.frozen import FrozenEncoder
+from jepa.probes.intervals import Interval, wilson
 from jepa.recipes import study as study_module
 from jepa.recipes.cli import main
 from jepa.recipes.fit import StoppedError
@@ -181,8 +182,7 @@ def test_a_study_runs_recipes_over_seeds_and_keeps_what_is_finished(tmp_path, mo
         (["--x=1"], rooms, 0), ([], rooms, 0), ([], rooms, 1), ([], rooms, 2)
     ]  # fmt: skip
     result = json.loads((out / "result.json").read_text())
-    low, high = stats.t.interval(0.95, 2, loc=0.6, scale=stats.sem([0.5, 0.6, 0.7]))
-    assert result["metrics"]["a/success"] == pytest.approx({"value": 0.6, "low": low, "high": high})
+    assert result["metrics"]["a/success"] == {"value": pytest.approx(0.6), "low": 0.0, "high": 1.0}
     assert result["metrics"]["b/success"] == {"value": 0.5, "low": 0.0, "high": 1.0}
     assert result["baselines"]["r/success"]["value"] == 0.5
     assert main(["study", "--config", str(path), f"--out={out}", "--resume"]) == 0
@@ -247,3 +247,46 @@ def test_numbers_that_no_run_has_are_named():
     with pytest.raises(ValueError, match=r"no metric 'reward'.*success"):
         over_seeds([result], "reward")
     assert np.isclose(over_seeds([result, result], "success")["low"], 1.0)
+
+
+def of_runs(*runs):
+    return over_seeds([{"metrics": {"x": Interval(*run)._asdict()}} for run in runs], "x")
+
+
+def test_numbers_without_intervals_have_students_over_seeds():
+    low, high = stats.t.interval(0.95, 2, loc=0.6, scale=stats.sem([0.5, 0.6, 0.7]))
+    found = of_runs(*[(value, value, value) for value in (0.5, 0.6, 0.7)])
+    assert found == pytest.approx({"value": 0.6, "low": low, "high": high})
+    assert of_runs((3.0, 3.0, 3.0), (3.0, 3.0, 3.0)) == {"value": 3.0, "low": 3.0, "high": 3.0}
+
+
+def test_over_seeds_the_runs_own_intervals_count_too():
+    """Seeds that agree are no surer than one of them; the spread adds, and shares stay shares."""
+    one = wilson(95, 100)
+    assert of_runs(one, one, one) == pytest.approx(one._asdict())
+    apart = of_runs(wilson(90, 100), wilson(77, 100), wilson(93, 100))
+    assert apart["high"] == 1
+    half = stats.t.ppf(0.975, 2) * stats.sem([0.90, 0.77, 0.93])
+    own = np.mean([(run.value - run.low) ** 2 for run in map(wilson, (90, 77, 93), [100] * 3)])
+    assert apart["low"] == pytest.approx(apart["value"] - np.hypot(half, own**0.5))
+    paid = of_runs((0.9, 0.5, 1.3), (0.9, 0.4, 1.4))  # no share
+    assert paid["high"] == pytest.approx(0.9 + np.sqrt((0.16 + 0.25) / 2))
+
+
+@pytest.mark.parametrize("ease", [0.0, 3.5])
+@pytest.mark.parametrize(("of_seeds", "of_pairs"), [(0.0, 0.0), (0.7, 0.0), (0.0, 2.0), (0.7, 2.0)])
+def test_the_interval_over_seeds_covers_the_share_of_all_seeds_and_pairs(ease, of_seeds, of_pairs):
+    """Three seeds play the same 100 pairs; both differ in how easy they make it (in logits)."""
+    rng = np.random.default_rng(0)
+
+    def chances(seeds, pairs):
+        easy = ease + of_seeds * rng.normal(size=(seeds, 1)) + of_pairs * rng.normal(size=pairs)
+        return 1 / (1 + np.exp(-easy))
+
+    truth, held = chances(2000, 2000).mean(), []
+    for _ in range(300):
+        reached = (rng.random((3, 100)) < chances(3, 100)).sum(axis=1)
+        found = of_runs(*[wilson(int(count), 100) for count in reached])
+        assert 0 <= found["low"] < found["high"] <= 1
+        held.append(found["low"] <= truth <= found["high"])
+    assert np.mean(held) > 0.95

@@ -11,14 +11,17 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from jepa.planning.agent import Cost
 from jepa.planning.cem import CEM
+from jepa.planning.evaluation import Evaluation
 from jepa.planning.pixel_tasks import Simulator, draw_pairs
 from jepa.recipes.cli import main
+from jepa.recipes.control import share
 from jepa.recipes.embedding import Latent
 from jepa.recipes.hardware import Hardware
 from jepa.recipes.latent import Dynamics, Joint
 from jepa.recipes.rewards import Reward
-from jepa.recipes.task import Trials, mean_of, task
+from jepa.recipes.task import Trials, mean_of, mean_return, task
 from jepa.recipes.world import Experience
 
 
@@ -203,6 +206,25 @@ def test_too_few_actions_for_a_batch_of_rewards_are_refused_before_any_is_collec
             reward=Reward(batch_size=61),
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("paid", [[1.0] * 20, [0.0] * 20, [1.0] * 19 + [0.0], [1.0]])
+def test_returns_that_are_all_nought_or_one_are_a_share(paid):
+    returns = np.array(paid)
+    played = Evaluation(
+        episodes=len(paid),
+        successes=int(sum(paid)),
+        excluded=1,
+        steps=returns,
+        success=returns > 0,
+        returns=np.append(returns, 7.0),
+        cost=Cost(),
+        first={"success": np.arange(len(paid) + 1) == len(paid)},
+        last={},
+    )
+    found = mean_return(played)
+    assert found == share(played)
+    assert 0 <= found["low"] < found["high"] <= 1
 
 
 def test_the_mean_of_no_episode_is_not_a_number():
