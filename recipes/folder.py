@@ -13,7 +13,7 @@ import yaml
 
 from jepa.files import atomic_path
 
-CONFIG = "config.yaml"
+CONFIG, METRICS = "config.yaml", "metrics.jsonl"
 LAST = "last.ckpt"
 LEAST_FREE_BYTES = 200 * 2**20
 
@@ -21,7 +21,7 @@ LEAST_FREE_BYTES = 200 * 2**20
 def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
     """Make `out` this run's folder, and write the whole configuration into it.
 
-    A folder with nothing but a configuration, and files that are empty, is of a run that failed
+    A folder with nothing but a configuration, and a log without a step, is of a run that failed
     before it began: free.
     One that `grows` may be given again, with any configuration, if it was this command's before.
 
@@ -34,7 +34,7 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
     """
     with told_where(out):
         out.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.name != CONFIG and not empty(path) for path in out.iterdir())
+        occupied = any(not says_nothing(path) for path in out.iterdir())
         free = shutil.disk_usage(out).free
     if occupied and not resume and not grows:
         raise FileExistsError(
@@ -63,9 +63,9 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
         temporary.write_text(config)
 
 
-def empty(path: Path) -> bool:
-    """Whether it is a file in which nothing is written."""
-    return path.is_file() and not path.stat().st_size
+def says_nothing(path: Path) -> bool:
+    """Whether it is the configuration, or a log of metrics without any."""
+    return path.name == CONFIG or (path.name == METRICS and not path.stat().st_size)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def run(command: Callable[..., Any], arguments: list[str]) -> int:
     if resumed and not any(a.startswith("--config") for a in arguments):
         stored, out = stored_config(arguments), value_of("--out", arguments)
         said = {a.partition("=")[0] for a in arguments if a.startswith("-")}
-        if not stored and said == {"--out", "--resume"}:
+        if out and not stored and said == {"--out", "--resume"}:
             raise ValueError(f"no run to go on with in {out}: there is no {Path(out) / CONFIG}")
         arguments = [*stored, *arguments]
     config = parser.parse_args(arguments)
