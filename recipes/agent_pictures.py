@@ -80,7 +80,7 @@ def agent_part(run: Path) -> Html:
          'to keep clear of in "clear".'),
     )  # fmt: skip
     drawn = "".join(page.figure(chart, words) for chart, words in charts)
-    return f'<div class="control">{drawn}</div>'
+    return f'<div class="maps">{drawn}</div>'
 
 
 def over_map(told: dict[str, np.ndarray], name: str, label: str) -> str:
