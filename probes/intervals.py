@@ -49,8 +49,8 @@ def accuracy_interval(
     Graubard 1998 (Survey Methodology 24), in Wilson's interval. Where all are right, or none is,
     nothing tells how alike the rows of a group are, and they count as one. Groups are taken as
     drawn at random, whatever their class; where each is of one of a few fixed classes, the
-    interval is wider than it need be, on the photographs up to twice. Of a dozen groups, or of shares so near 0 that few
-    groups have any, it covers 85 to 90 %.
+    interval is wider than it need be, on the photographs up to twice. Of a dozen groups, or of
+    shares so near 0 that few groups have any, it covers 85 to 90 %.
 
     Args:
         right: whether each row is.
