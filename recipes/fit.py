@@ -33,7 +33,7 @@ from jepa.watch import CollapseWatch
 from ..datasets.clip_datamodule import ClipDataModule
 from ..datasets.datamodule import ImageDataModule
 from ..datasets.reading import TooManyUnreadableError
-from .folder import LAST
+from .folder import LAST, STEPS_LOG
 from .hardware import Hardware
 from .progress import StepProgress
 
@@ -134,7 +134,7 @@ def fit(
         precision=hardware.lightning_precision(),
         accumulate_grad_batches=accumulate,
         log_every_n_steps=log_every,
-        logger=MetricsLog(out / "metrics.jsonl", start_step=start_step),
+        logger=MetricsLog(out / STEPS_LOG, start_step=start_step),
         callbacks=[CollapseWatch(), StepProgress(name), *stage, *callbacks, point],
         plugins=[SafeCheckpointIO()],
         enable_checkpointing=False,

@@ -13,7 +13,7 @@ import yaml
 
 from jepa.files import atomic_path
 
-CONFIG, METRICS = "config.yaml", "metrics.jsonl"
+CONFIG, STEPS_LOG = "config.yaml", "metrics.jsonl"
 LAST = "last.ckpt"
 LEAST_FREE_BYTES = 200 * 2**20
 
@@ -65,7 +65,7 @@ def claim(out: Path, *, resume: bool, config: str, grows: bool = False) -> None:
 
 def says_nothing(path: Path) -> bool:
     """Whether it is the configuration, or a log of metrics without any."""
-    return path.name == CONFIG or (path.name == METRICS and not path.stat().st_size)
+    return path.name == CONFIG or (path.name == STEPS_LOG and not path.stat().st_size)
 
 
 @contextmanager

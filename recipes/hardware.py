@@ -43,12 +43,12 @@ class Hardware:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        there = {
-            "cuda": torch.cuda.is_available(),
-            "gpu": torch.accelerator.is_available(),
-            "mps": torch.backends.mps.is_available(),
+        there = {  # asked only where it is wanted: CUDA's driver starts when it is
+            "cuda": torch.cuda.is_available,
+            "gpu": torch.accelerator.is_available,
+            "mps": torch.backends.mps.is_available,
         }
-        if not there.get(self.accelerator, True):
+        if self.accelerator in there and not there[self.accelerator]():
             raise ValueError(
                 f"hardware.accelerator is {self.accelerator}, which torch does not find here: give "
                 "cpu, or auto"

@@ -33,6 +33,7 @@ from ..probes.online import OnlineProbes
 from .clip_pictures import save_clip_pictures
 from .estimate import estimate, told
 from .fit import built, fit, normalisation, prepare
+from .folder import STEPS_LOG
 from .frame_pretraining import FramePretraining, pretrained_on_frames
 from .hardware import Hardware
 from .pictures import save_pictures
@@ -228,7 +229,7 @@ def dry(
 
 def seconds_before(out: Path, resume: bool) -> float:
     """Time that earlier processes have spent on the run, in s."""
-    path = out / "metrics.jsonl"
+    path = out / STEPS_LOG
     rows = read_metrics(path) if resume and path.is_file() else []
     return rows[-1]["seconds"] if rows else 0.0
 
@@ -242,9 +243,8 @@ def online_probes(data: ImageDataModule | ClipDataModule, online: Online) -> Onl
     rows = data.draw("train", len(images), "online")
     share = online.held_out / (online.bank + online.held_out)
     if images.groups is None:
-        most = online.bank
-        if len(rows) < online.bank + online.held_out:
-            most = len(rows) - max(1, round(share * len(rows)))
+        least = min(online.held_out, max(1, round(share * len(rows))))
+        most = min(online.bank, len(rows) - least)
         bank, held_out = rows[:most], rows[most:]
     else:
         groups = images.groups[rows]

@@ -16,7 +16,7 @@ from . import figures, page
 from .adaptation_pictures import adaptation_part
 from .agent_pictures import PICTURES, agent_part
 from .clip_pictures import clip_sheets, read_clip_pictures
-from .folder import CONFIG
+from .folder import CONFIG, STEPS_LOG
 from .futures_pictures import FUTURES, futures_part
 from .hierarchy_pictures import EPISODE, hierarchy_part
 from .page import Html
@@ -144,7 +144,8 @@ def results_part(result: Result) -> Html:
 def pretraining_part(folder: Path) -> Html:
     """Curves and pictures of one pretraining run; empty if it left neither."""
     html = ""
-    rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else []
+    log = folder / STEPS_LOG
+    rows = read_metrics(log) if log.is_file() else []
     if rows:
         done = max(row["step"] + ("loss" in row) for row in rows)  # a loss is of a step begun
         html += (
